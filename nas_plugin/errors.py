@@ -1,0 +1,83 @@
+"""Every error a user of this package can meet, by name.
+
+Each message says what was given, what was expected and what to do. All of them are raised before any weight changes; an
+error inside a step leaves the weights as they were before it.
+"""
+
+from __future__ import annotations
+
+
+class NasPluginError(Exception):
+    """Base class: `except NasPluginError` catches whatever this package raises on purpose."""
+
+
+class HparamsError(NasPluginError, ValueError):
+    """A hyperparameter file or value is unknown, of the wrong type, out of range or of another method."""
+
+
+class RequestError(NasPluginError, ValueError):
+    """An edit request cannot be carried out as written."""
+
+
+class SubjectNotFoundError(RequestError):
+    """The subject does not occur in the prompt, or its tokens cannot be told from the text around it."""
+
+
+class EmptyTargetError(RequestError):
+    """The target, the prompt or the subject is empty or has no tokens of its own."""
+
+
+class PlaceholderError(RequestError):
+    """A prompt or context template holds no `{}` where one is needed, or more than one."""
+
+
+class PromptTooLongError(RequestError):
+    """Prompt, context and target together exceed what the model can attend to."""
+
+
+class TokenizerError(NasPluginError, ValueError):
+    """The tokenizer cannot tell which token holds which characters."""
+
+
+class PadTokenError(TokenizerError):
+    """The tokenizer has no pad token where the host framework pads."""
+
+
+class ModelError(NasPluginError, ValueError):
+    """The model cannot be edited as described."""
+
+
+class UnknownArchitectureError(ModelError):
+    """No row of the architecture table fits the model and the hyperparameters name no modules."""
+
+
+class UnknownLayerError(ModelError):
+    """A layer number or module template does not exist in the model."""
+
+
+class UnsupportedWeightError(ModelError):
+    """A target weight is quantised, on the meta device, tied, or of a module type that is not a linear map."""
+
+
+class StatisticsError(NasPluginError, ValueError):
+    """Second moments are missing, malformed, not positive, or of another model."""
+
+
+class AnchorError(NasPluginError, ValueError):
+    """The norm anchor is missing, malformed, or belongs to another model, layer or method."""
+
+
+class EditedModelError(AnchorError):
+    """Something that must be measured on the unedited model was asked for after an edit."""
+
+
+class NonFiniteError(NasPluginError, ArithmeticError):
+    """A value, key, gain or weight came out NaN or infinite; nothing was written."""
+
+
+class HostMissingError(NasPluginError, ImportError):
+    """EasyEdit (`easyeditor`) is not installed."""
+
+
+class HostDeviceError(NasPluginError, RuntimeError):
+    """The installed release of EasyEdit cannot work on the devices of this machine."""

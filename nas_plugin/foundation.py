@@ -1,0 +1,164 @@
+"""What is measured on the unedited model before the first edit: contexts, second moments, anchor."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nas_plugin.anchor import Anchor, measure_anchor
+from nas_plugin.errors import AnchorError, EditedModelError
+from nas_plugin.hparams import NASMEMITHparams, shipped_names
+from nas_plugin.locate.contexts import ContextTemplates, generate_contexts
+from nas_plugin.locate.moments import SecondMoments
+from nas_plugin.locate.sequences import Locator
+from nas_plugin.locate.stored import moments_for, statistics_folder
+from nas_plugin.model.editable import EditableModel
+from nas_plugin.pilots import pilot_requests
+from nas_plugin.request import EditRequest
+from nas_plugin.solve.stopping import BatchMeanLoss
+from nas_plugin.solve.target import SolverSettings, TargetSolver
+from nas_plugin.write import METHODS
+
+logger = logging.getLogger(__name__)
+
+OFFICIAL = "official"
+_OWN_SETTINGS_ARE_MEMITS = ("MEMIT", "PRUNE", "RECT")
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """Measurements on the unedited model; part of a session's state.
+
+    Attributes:
+        contexts: Context templates.
+        moments: Second moments of the edited layers.
+        anchor: The anchor; None without NAS.
+    """
+
+    contexts: ContextTemplates
+    moments: SecondMoments
+    anchor: Anchor | None
+
+
+def lay_foundation(
+    em: EditableModel,
+    locator: Locator,
+    hparams: Any,
+    fingerprint: str,
+    *,
+    contexts: ContextTemplates | None,
+    moments: SecondMoments | None,
+    anchor: Anchor | None,
+    pilots: Sequence[EditRequest] | None,
+    edited: bool,
+    progress: bool,
+) -> Foundation:
+    """Take what is given, read what is stored, measure the rest.
+
+    Args:
+        em: The model, unedited.
+        locator: Builds token sequences.
+        hparams: Hyperparameters.
+        fingerprint: Fingerprint of the model's weights.
+        contexts: Given templates, or None to generate them.
+        moments: Given statistics, or None.
+        anchor: Given anchor, or None.
+        pilots: Facts for the anchor, or None for those that `nas_pilots` names.
+        edited: The model is known to be edited: nothing may be measured.
+        progress: Show progress bars.
+
+    Returns:
+        The foundation.
+
+    Raises:
+        EditedModelError: Something would have to be measured on an edited model.
+    """
+    if edited and (contexts is None or moments is None or (hparams.use_nas and anchor is None)):
+        missing = [name for name, given in (("contexts", contexts), ("moments", moments), ("anchor", anchor)) if given is None]
+        raise EditedModelError(
+            f"this model has been edited already and {', '.join(missing)} would have to be measured on it; restore the unedited "
+            "model first, or pass them from the session that measured them (session.foundation)."
+        )
+    if moments is not None:
+        moments.check(em, fingerprint if not edited else moments.provenance.get("model", fingerprint))
+    contexts = contexts if contexts is not None else generate_contexts(em, locator.tok, hparams.context_seed)
+    moments = moments if moments is not None else moments_for(em, locator, hparams, fingerprint, progress=progress)
+    if not hparams.use_nas:
+        return Foundation(contexts, moments, None)
+    solver = _anchor_solver(em, locator, contexts, hparams)
+    provenance = {"model": fingerprint, "hparams": _anchor_digest(solver, hparams), "contexts": solver.contexts.digest}
+    if anchor is None:
+        anchor = _stored_or_measured(solver, pilots, hparams, provenance, progress)
+    elif not edited:
+        anchor.check(fingerprint, em.value_layer, provenance["hparams"])
+    return Foundation(contexts, moments, anchor)
+
+
+def _stored_or_measured(
+    solver: TargetSolver, pilots: Sequence[EditRequest] | None, hparams: Any, provenance: dict[str, str], progress: bool
+) -> Anchor:
+    path = _anchor_path(solver, hparams, provenance, pilots)
+    if path is not None and path.exists():
+        anchor = Anchor.load(path)
+        anchor.check(provenance["model"], solver.em.value_layer, provenance["hparams"])
+        logger.info("anchor %.4f read from %s", anchor.value, path)
+        return anchor
+    anchor = measure_anchor(
+        solver,
+        pilots if pilots is not None else pilot_requests(hparams.nas_pilots),
+        mode=hparams.nas_mode,
+        count=hparams.nas_n_pilots,
+        seed=hparams.nas_seed,
+        provenance=provenance,
+        progress=progress,
+    )
+    if path is not None:
+        anchor.save(path)
+    return anchor
+
+
+def _anchor_path(solver: TargetSolver, hparams: Any, provenance: dict[str, str], pilots: Sequence[EditRequest] | None) -> Path | None:
+    if hparams.nas_anchor_file is not None:
+        return Path(hparams.nas_anchor_file)
+    if hparams.stats_dir is None or pilots is not None:
+        return None
+    folder = statistics_folder(solver.em, hparams, provenance["model"])
+    return folder / f"anchor-layer{solver.em.value_layer}-{provenance['hparams'][:12]}-{provenance['contexts'][:8]}.json"
+
+
+def _anchor_digest(solver: TargetSolver, hparams: Any) -> str:
+    """Digest of all that decides the anchor's value, apart from the model."""
+    decides = {
+        "solver": asdict(solver.settings),
+        "rule": repr(solver.rule),
+        "mode": hparams.nas_mode,
+        "pilots": [str(hparams.nas_pilots), hparams.nas_n_pilots, hparams.nas_seed],
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def _anchor_solver(em: EditableModel, locator: Locator, contexts: ContextTemplates, hparams: Any) -> TargetSolver:
+    if hparams.nas_mode != OFFICIAL:
+        rule = METHODS[hparams.method].stopping_rule(hparams)
+        return TargetSolver(em, locator, contexts, SolverSettings.from_hparams(hparams), rule)
+    # The released code solves pilots on bare prompts, with MEMIT's numbers whatever the editor, stopping a batch as one.
+    return TargetSolver(em, locator, ContextTemplates.bare(), _memit_settings(hparams), BatchMeanLoss())
+
+
+def _memit_settings(hparams: Any) -> SolverSettings:
+    if hparams.method in _OWN_SETTINGS_ARE_MEMITS:
+        return SolverSettings.from_hparams(hparams)
+    for name in shipped_names():
+        if name.startswith("NAS-MEMIT/"):
+            memit = NASMEMITHparams.from_hparams(name)
+            if memit.model_name == str(hparams.model_name):
+                return SolverSettings.from_hparams(memit)
+    raise AnchorError(
+        f"nas_mode 'official' measures the anchor with MEMIT's settings for the same model, and no shipped NAS-MEMIT file names "
+        f"model {str(hparams.model_name)!r}; use nas_mode 'paper', or a model_name that a shipped file has."
+    )

@@ -1,0 +1,1 @@
+"""Where a fact sits: token sequences, the subject's last token, context templates, keys, second moments."""

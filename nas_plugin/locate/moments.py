@@ -1,0 +1,221 @@
+"""Second moments C = E[k kᵀ] of what goes into the rewrite modules, uncentred, on text the model should keep.
+
+Source: MEMIT (Meng et al., 2023), Eq. 15; the estimator is the one of its released `layer_stats`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from nas_plugin.errors import NonFiniteError, StatisticsError
+from nas_plugin.files import write_tensors
+from nas_plugin.locate.sequences import Locator, TokenSequence, pad
+from nas_plugin.model.editable import EditableModel
+from nas_plugin.model.trace import as_found, forward_until
+from nas_plugin.progress import progress_bar
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = "nas-plugin-second-moments-1"
+# Longer documents are cut: a model's full context costs memory without adding to the estimate (EasyEdit issue 470).
+_MAX_LENGTH = 1024
+_TOKENS_PER_PASS = 4096
+
+
+@dataclass(frozen=True)
+class SecondMoments:
+    """Second moments by layer, with where they come from.
+
+    Attributes:
+        matrices: Layer -> C `(d_in, d_in)`, a mean over tokens.
+        tokens: Number of tokens averaged over; 0 if unknown.
+        provenance: Fingerprints of model, tokenizer and text, dtype and counts; empty for matrices given as they are.
+    """
+
+    matrices: Mapping[int, Tensor]
+    tokens: int = 0
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self, em: EditableModel, fingerprint: str) -> None:
+        """Refuse statistics that cannot be of this model.
+
+        Args:
+            em: Model to be edited.
+            fingerprint: Its weights' fingerprint before the first edit.
+
+        Raises:
+            StatisticsError: A layer is missing, of another width, asymmetric, or the fingerprint is of other weights.
+            NonFiniteError: A matrix holds NaN or infinity.
+        """
+        given = self.provenance.get("model")
+        if given is not None and given != fingerprint:
+            raise StatisticsError(
+                f"these second moments are of another model (weights {given[:12]}, this model {fingerprint[:12]}); "
+                "collect them again on this model before its first edit."
+            )
+        for layer in em.layers:
+            width = em.matrix(layer).shape[1]
+            matrix = self.matrices.get(layer)
+            if matrix is None:
+                raise StatisticsError(f"no second moments for layer {layer} (there are {sorted(self.matrices)}); collect them for all edited layers.")
+            if tuple(matrix.shape) != (width, width):
+                raise StatisticsError(
+                    f"second moments of layer {layer} are {tuple(matrix.shape)}; this model needs ({width}, {width}): they are of another model."
+                )
+            if not bool(torch.isfinite(matrix).all()):
+                raise NonFiniteError(f"second moments of layer {layer} hold NaN or infinity; collect them again.")
+            if not torch.allclose(matrix, matrix.T, rtol=1e-4, atol=1e-6 * float(matrix.abs().max())):
+                raise StatisticsError(f"second moments of layer {layer} are not symmetric; the file is damaged or holds something else.")
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file with the provenance in its header.
+
+        Args:
+            path: File to write.
+        """
+        metadata = {**self.provenance, "format": _FORMAT, "tokens": str(self.tokens)}
+        write_tensors(Path(path), {f"layer.{layer}": matrix for layer, matrix in self.matrices.items()}, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> SecondMoments:
+        """Read a file written by `save`.
+
+        Args:
+            path: File to read.
+
+        Returns:
+            The statistics; call `check` against a model before use.
+
+        Raises:
+            StatisticsError: The file is not such a file.
+        """
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = dict(file.metadata() or {})
+                names = list(file.keys())
+                if metadata.pop("format", None) != _FORMAT:
+                    raise StatisticsError(f"{path} is a safetensors file but holds no second moments of this package; collect them with EditSession.prepare().")
+                matrices = {int(name.removeprefix("layer.")): file.get_tensor(name) for name in names}
+        except (OSError, SafetensorError, ValueError) as error:
+            if isinstance(error, StatisticsError):
+                raise
+            raise StatisticsError(f"cannot read second moments from {path}: {error}.") from error
+        return cls(matrices, int(metadata.pop("tokens", 0)), metadata)
+
+
+def tokenizer_fingerprint(tok: Any) -> str:
+    """Identify a tokenizer by its vocabulary.
+
+    Args:
+        tok: Hugging Face tokenizer.
+
+    Returns:
+        SHA-256 of the sorted vocabulary, as hex.
+    """
+    vocabulary = json.dumps(sorted(tok.get_vocab().items()), ensure_ascii=False)
+    return hashlib.sha256(vocabulary.encode()).hexdigest()
+
+
+def collect_moments(
+    em: EditableModel,
+    locator: Locator,
+    texts: Iterable[str],
+    *,
+    max_documents: int,
+    max_tokens: int | None,
+    dtype: torch.dtype,
+    fingerprint: str,
+    progress: bool = True,
+) -> SecondMoments:
+    """Collect the second moments of all edited layers in one pass over the text.
+
+    Args:
+        em: The model, unedited.
+        locator: Tokenises the documents.
+        texts: Documents.
+        max_documents: Stop after so many documents.
+        max_tokens: Stop after so many tokens; None for no limit.
+        dtype: Type of the result; sums are kept in float64 whatever it is.
+        fingerprint: The model's weights fingerprint, kept as provenance.
+        progress: Show a progress bar.
+
+    Returns:
+        The statistics, with provenance.
+
+    Raises:
+        StatisticsError: There is no text.
+        NonFiniteError: An activation is not finite.
+    """
+    sums = {layer: torch.zeros(em.matrix(layer).shape[1:] * 2, dtype=torch.float64, device=em.weight(layer).device) for layer in em.layers}
+    digest = hashlib.sha256()
+    tokens = 0
+    total = max_tokens if max_tokens is not None else max_documents
+    with progress_bar("second moments", total, progress) as bar, torch.no_grad(), as_found(em.model):
+        for rows in _passes(em, locator, texts, max_documents, max_tokens, digest):
+            tokens += sum(len(row.ids) for row in rows)
+            _accumulate(em, locator, rows, sums)
+            bar.advance(bar.task_ids[0], sum(len(row.ids) for row in rows) if max_tokens is not None else len(rows))
+    if tokens == 0:
+        raise StatisticsError("the text for second moments is empty; set mom2_dataset to a dataset, a file or a list of strings with text in it.")
+    matrices = {layer: (matrix / tokens).to(dtype) for layer, matrix in sums.items()}
+    for layer, matrix in matrices.items():
+        if not bool(torch.isfinite(matrix).all()):
+            raise NonFiniteError(f"second moments of layer {layer} overflowed; load the model in bfloat16 or float32.")
+    provenance = {
+        "model": fingerprint,
+        "tokenizer": tokenizer_fingerprint(locator.tok),
+        "text": digest.hexdigest(),
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    return SecondMoments(matrices, tokens, provenance)
+
+
+def _passes(
+    em: EditableModel, locator: Locator, texts: Iterable[str], max_documents: int, max_tokens: int | None, digest: Any
+) -> Iterator[list[TokenSequence]]:
+    """Group documents into passes of bounded size, cutting the last one to the token limit."""
+    length = min(_MAX_LENGTH, em.max_positions)
+    left = max_tokens if max_tokens is not None else 1 << 62
+    rows: list[TokenSequence] = []
+    for number, text in enumerate(texts):
+        if number >= max_documents or left <= 0:
+            break
+        ids = locator.tok(text, truncation=True, max_length=length, verbose=False)["input_ids"][:left]
+        if not ids:
+            continue
+        digest.update(text.encode())
+        left -= len(ids)
+        rows.append(TokenSequence(tuple(ids), 0, len(ids)))
+        if sum(len(row.ids) for row in rows) >= _TOKENS_PER_PASS:
+            yield rows
+            rows = []
+    if rows:
+        yield rows
+
+
+def _accumulate(em: EditableModel, locator: Locator, rows: list[TokenSequence], sums: dict[int, Tensor]) -> None:
+    batch = pad(rows, locator.pad_id, em.input_device)
+    mask = batch.attention_mask.bool()
+
+    def add(layer: int, states: Tensor) -> None:
+        keys = states[mask.to(states.device)].to(em.compute_dtype)
+        sums[layer] += (keys.T @ keys).to(torch.float64)
+
+    last = em.rewrite[em.layers[-1]]
+    forward_until(
+        em.model,
+        batch.input_ids,
+        batch.attention_mask,
+        last,
+        inputs={em.rewrite[layer]: lambda states, layer=layer: add(layer, states) for layer in em.layers},
+    )

@@ -1,0 +1,138 @@
+"""Finding statistics on disk: our own safetensors files, and the `.npz` files of ROME, MEMIT and EasyEdit."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas_plugin.errors import StatisticsError
+from nas_plugin.locate.moments import SecondMoments, collect_moments
+from nas_plugin.locate.sequences import Locator
+from nas_plugin.locate.texts import texts_of
+from nas_plugin.model.editable import EditableModel
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {"float16": torch.float32, "float32": torch.float32, "float64": torch.float64}
+
+
+def moments_for(
+    em: EditableModel, locator: Locator, hparams: Any, fingerprint: str, *, texts: Sequence[str] | None = None, progress: bool = True
+) -> SecondMoments:
+    """Return the second moments of all edited layers: from disk if they are there, else collected and stored.
+
+    Looked up under `stats_dir`, in this order: this package's file for exactly these weights; an `.npz` of ROME, MEMIT or
+    EasyEdit under the model's name (which says nothing about its weights, hence a warning). Without `stats_dir` nothing is
+    read or written.
+
+    Args:
+        em: The model, unedited.
+        locator: Tokenises the text.
+        hparams: Hyperparameters with `stats_dir` and the `mom2_*` fields.
+        fingerprint: The model's weights fingerprint.
+        texts: Text to use instead of `mom2_dataset`; never stored.
+        progress: Show a progress bar.
+
+    Returns:
+        The statistics, checked against the model.
+    """
+    path = None if texts is not None or hparams.stats_dir is None else _own_path(em, hparams, fingerprint)
+    moments = None
+    if path is not None:
+        moments = SecondMoments.load(path) if path.exists() else _from_npz(em, hparams)
+    if moments is None:
+        logger.info("collecting second moments of layers %s over %s", list(em.layers), hparams.mom2_dataset)
+        moments = collect_moments(
+            em,
+            locator,
+            texts if texts is not None else texts_of(hparams.mom2_dataset),
+            max_documents=hparams.mom2_n_samples,
+            max_tokens=hparams.mom2_n_tokens,
+            dtype=_DTYPES[hparams.mom2_dtype],
+            fingerprint=fingerprint,
+            progress=progress,
+        )
+        if path is not None:
+            moments.save(path)
+            logger.info("second moments stored in %s", path)
+    moments.check(em, fingerprint)
+    return moments
+
+
+def _model_name(em: EditableModel) -> str:
+    return str(getattr(em.config, "_name_or_path", "") or em.config.model_type)
+
+
+def statistics_folder(em: EditableModel, hparams: Any, fingerprint: str) -> Path:
+    """Return the folder under `stats_dir` for exactly these weights.
+
+    Args:
+        em: The model.
+        hparams: Hyperparameters with `stats_dir`.
+        fingerprint: The model's weights fingerprint.
+
+    Returns:
+        The folder; it need not exist.
+    """
+    name = Path(_model_name(em)).name or "model"
+    return Path(hparams.stats_dir) / f"{name}-{fingerprint[:12]}"
+
+
+def _own_path(em: EditableModel, hparams: Any, fingerprint: str) -> Path:
+    dataset = "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(str(hparams.mom2_dataset)).name)
+    tokens = f"t{hparams.mom2_n_tokens}" if hparams.mom2_n_tokens is not None else f"d{hparams.mom2_n_samples}"
+    layers = "-".join(map(str, em.layers))
+    return statistics_folder(em, hparams, fingerprint) / f"{dataset}-{tokens}-{hparams.mom2_dtype}-layers{layers}.safetensors"
+
+
+def _from_npz(em: EditableModel, hparams: Any) -> SecondMoments | None:
+    """Read one `.npz` a layer if all are there; None if not."""
+    name = _model_name(em)
+    folders = [Path(hparams.stats_dir) / Path(name).name, Path(hparams.stats_dir) / name.replace("/", "_")]
+    stem = f"{hparams.mom2_dtype}_mom2_{hparams.mom2_n_samples}"
+    found: dict[int, Path] = {}
+    for layer in em.layers:
+        for folder in folders:
+            file = folder / f"{hparams.mom2_dataset}_stats" / f"{em.paths.rewrite.format(layer)}_{stem}.npz"
+            if file.is_file():
+                found[layer] = file
+    if len(found) < len(em.layers):
+        if found:
+            logger.warning("found .npz statistics for layers %s only, need %s: collecting all anew", sorted(found), list(em.layers))
+        return None
+    logger.warning("using .npz statistics under %s; such files do not say which weights they are of", hparams.stats_dir)
+    read = {layer: read_npz(path) for layer, path in found.items()}
+    return SecondMoments({layer: matrix for layer, (matrix, _) in read.items()}, min(count for _, count in read.values()))
+
+
+def read_npz(path: str | Path) -> tuple[Tensor, int]:
+    """Read a second moment in the layout of ROME, MEMIT and EasyEdit, without unpickling anything.
+
+    The file holds the *sum* of k kᵀ (`mom2.mom2`) and the number of tokens (`mom2.count`).
+
+    Args:
+        path: The `.npz` file.
+
+    Returns:
+        The mean `(d_in, d_in)`, float32 or float64 as stored, and the count.
+
+    Raises:
+        StatisticsError: Arrays are missing or malformed, or the file is not an `.npz`.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            total, count = np.asarray(arrays["mom2.mom2"]), int(arrays["mom2.count"])
+    except KeyError as error:
+        raise StatisticsError(f"{path} has no array {error}; expected mom2.mom2 (the sum) and mom2.count.") from error
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise StatisticsError(f"cannot read {path} as .npz statistics: {error}.") from error
+    if count <= 0 or total.ndim != 2 or total.shape[0] != total.shape[1] or not np.issubdtype(total.dtype, np.floating):  # noqa: PLR2004
+        raise StatisticsError(f"{path}: mom2.mom2 is {total.dtype} {total.shape} over {count} tokens; expected a square float matrix and a positive count.")
+    return torch.from_numpy(total / count), count

@@ -1,0 +1,6 @@
+"""The value optimisation: which hidden state at the last edited block would say the new fact."""
+
+from nas_plugin.solve.stopping import BatchMeanLoss, LossBelow, MostProbable, StoppingRule
+from nas_plugin.solve.target import SolvedTargets, SolverSettings, TargetSolver
+
+__all__ = ["BatchMeanLoss", "LossBelow", "MostProbable", "SolvedTargets", "SolverSettings", "StoppingRule", "TargetSolver"]

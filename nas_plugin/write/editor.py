@@ -1,0 +1,122 @@
+"""What the six methods share for one edited layer: prior, recursion, carry rule, and the hooks in which they differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from nas_plugin.solve.stopping import LossBelow, StoppingRule
+from nas_plugin.write.gain import Gain, GainStep
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """An update that is computed but not yet part of the history.
+
+    Attributes:
+        delta: Change of W, `(d_out, d_in)`, float64.
+        step: Factors of the gain step.
+        keys: K `(d_in, n)`.
+        residual: R `(d_out, n)`.
+        before: W before the update.
+    """
+
+    delta: Tensor
+    step: GainStep
+    keys: Tensor
+    residual: Tensor
+    before: Tensor
+
+
+class LayerEditor:
+    """Edits one matrix W `(d_out, d_in)`, step by step; a method overrides the prior and whichever hooks it needs.
+
+    Attributes:
+        carries: Whether the gain remembers earlier keys.
+    """
+
+    carries: ClassVar[bool] = False
+
+    def __init__(self, w0: Tensor, moment: Tensor, hparams: Any) -> None:
+        """Factorise the prior once.
+
+        Args:
+            w0: Matrix before the first edit, `(d_out, d_in)`.
+            moment: C `(d_in, d_in)`.
+            hparams: The method's numbers.
+
+        Raises:
+            StatisticsError: C cannot serve as this method's prior.
+        """
+        self.w0 = w0
+        self.moment = moment
+        self.hparams = hparams
+        self.gain = Gain(self.prior(moment.to(w0.device, torch.float64)), self.carries)
+
+    def prior(self, moment: Tensor) -> Tensor:
+        """Return H before the first step.
+
+        Args:
+            moment: C `(d_in, d_in)`, float64.
+
+        Returns:
+            H `(d_in, d_in)`, float64, a new tensor.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def stopping_rule(cls, hparams: Any) -> StoppingRule:
+        """Return the method's target rule: when to stop optimising a value."""
+        return LossBelow()
+
+    def propose(self, before: Tensor, keys: Tensor, residual: Tensor) -> Proposal:
+        """Compute the update for one step; nothing is changed yet.
+
+        Args:
+            before: W now, `(d_out, d_in)`.
+            keys: K `(d_in, n)`.
+            residual: R `(d_out, n)`, this layer's share.
+
+        Returns:
+            The proposal.
+        """
+        keys, residual = keys.to(before.device, torch.float64), residual.to(before.device, torch.float64)
+        step = self.gain.solve(keys)
+        return Proposal(residual @ step.A.T, step, keys, residual, before)
+
+    def finish(self, proposal: Proposal) -> Tensor:
+        """Return the update that stays, once all layers of the step are written; by default the whole proposal."""
+        return proposal.delta
+
+    def absorb(self, proposal: Proposal, after: Tensor) -> None:
+        """Make a step part of the history.
+
+        Args:
+            proposal: What `propose` returned.
+            after: W as it stays.
+        """
+        self.gain.absorb(proposal.step, proposal.keys)
+
+    def view(self, edited: Tensor) -> Tensor:
+        """Return the matrix that the model is served with; editing goes on from `edited` itself."""
+        return edited
+
+    def fold(self) -> None:
+        """Do deferred work; called at the start of a step, before its snapshot."""
+        self.gain.fold()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all state that a step changes."""
+        return {"gain": self.gain, "at": self.gain.snapshot()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a snapshot of this editor.
+
+        Args:
+            state: What `snapshot` returned.
+        """
+        self.gain = state["gain"]
+        self.gain.restore(state["at"])

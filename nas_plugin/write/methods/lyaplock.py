@@ -1,0 +1,105 @@
+"""LyapLock: "Bounded Knowledge Preservation in Sequential LLM Editing" (Wang et al., EMNLP 2025), in reduced form.
+
+The method re-solves a ridge regression over all keys at every step, with weight q lambda on the preserved text. Because the last
+solution was stationary, all its extra terms reduce to three small ones: with A_t the system matrix, H = A_t^-1,
+
+    update = R (H K)' - rho (H K_last)' - (q - q_last) lambda (W - W0) C H,
+
+rho being what the last step asked for and did not achieve. D(W) = tr((W - W0) C (W - W0)') needs no value statistics.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from nas_plugin.write.editor import LayerEditor, Proposal
+from nas_plugin.write.priors import covariance_prior
+
+
+class LyapLock(LayerEditor):
+    """Preservation weight q grows with a virtual queue while the deviation on text exceeds alpha times the first step's.
+
+    Attributes:
+        queue: q of the next step; starts at 1 and never falls below it.
+    """
+
+    carries: ClassVar[bool] = True
+
+    def __init__(self, w0: Tensor, moment: Tensor, hparams: Any) -> None:
+        """Factorise the prior and start the queue; see `LayerEditor`."""
+        super().__init__(w0, moment, hparams)
+        self._inverse = self.gain.base.clone()
+        self._moment64 = moment.to(w0.device, torch.float64)
+        self.queue = 1.0
+        self._solved_queue = 1.0
+        self._first_deviation: float | None = None
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def prior(self, moment: Tensor) -> Tensor:
+        """Return (lambda C)^-1; see `LayerEditor.prior`."""
+        return covariance_prior(moment, self.hparams.mom2_update_weight)
+
+    def propose(self, before: Tensor, keys: Tensor, residual: Tensor) -> Proposal:
+        """Compute the update with its corrections; see `LayerEditor.propose`."""
+        gain = self.gain
+        if self.queue != self._solved_queue:
+            self.gain = self.gain.rebuilt(self._inverse / self.queue)
+        try:
+            plain = super().propose(before, keys, residual)
+            delta = plain.delta
+            if self._last is not None:
+                last_keys, unachieved = self._last
+                delta = delta - unachieved @ self._after(plain, last_keys).T
+            if self.queue != self._solved_queue:
+                pull = self.hparams.mom2_update_weight * self._change(before) @ self._moment64
+                delta = delta - (self.queue - self._solved_queue) * self._after(plain, pull.T).T
+        except BaseException:
+            self.gain = gain
+            raise
+        return Proposal(delta, plain.step, plain.keys, plain.residual, before)
+
+    def absorb(self, proposal: Proposal, after: Tensor) -> None:
+        """Absorb the keys and move the queue (LyapLock, Eq. 9 in the normalised form); see `LayerEditor.absorb`."""
+        super().absorb(proposal, after)
+        moved = after.to(torch.float64) - proposal.before.to(torch.float64)
+        self._last = (proposal.keys, proposal.residual - moved @ proposal.keys)
+        self._solved_queue = self.queue
+        deviation = self.deviation(after)
+        if self._first_deviation is None and deviation > 0:
+            self._first_deviation = deviation
+        if self._first_deviation is not None:
+            excess = deviation / (self.hparams.lyap_alpha * self._first_deviation) - 1
+            self.queue = max(self.queue + excess, 1.0)
+
+    def deviation(self, matrix: Tensor) -> float:
+        """Return D(W) = tr((W - W0) C (W - W0)'), the mean squared change of outputs on the text.
+
+        Args:
+            matrix: W `(d_out, d_in)`.
+
+        Returns:
+            The deviation.
+        """
+        change = self._change(matrix)
+        return float(((change @ self._moment64) * change).sum())
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all state that a step changes; see `LayerEditor.snapshot`."""
+        queue = (self.queue, self._solved_queue, self._first_deviation, self._last)
+        return {**super().snapshot(), "queue": queue}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a snapshot; see `LayerEditor.restore`."""
+        super().restore(state)
+        self.queue, self._solved_queue, self._first_deviation, self._last = state["queue"]
+
+    def _change(self, matrix: Tensor) -> Tensor:
+        return matrix.to(torch.float64) - self.w0.to(torch.float64)
+
+    def _after(self, proposal: Proposal, vectors: Tensor) -> Tensor:
+        """Multiply by the gain as it is once this step's keys are absorbed."""
+        factor = proposal.step.Y
+        return self.gain.apply(vectors) - factor @ (factor.T @ vectors)
