@@ -52,7 +52,7 @@ def moments_for(
         moments = collect_moments(
             em,
             locator,
-            texts if texts is not None else texts_of(hparams.mom2_dataset),
+            texts_of(texts if texts is not None else hparams.mom2_dataset),
             max_documents=hparams.mom2_n_samples,
             max_tokens=hparams.mom2_n_tokens,
             dtype=_DTYPES[hparams.mom2_dtype],

@@ -29,7 +29,7 @@ class EditableModel:
         UnknownArchitectureError: The model family is unknown and the hyperparameters name no modules.
         UnknownLayerError: A layer or a module path does not exist.
         UnsupportedWeightError: A target weight cannot be edited.
-        ModelError: The model has no output head, or v_loss_layer is unusable.
+        ModelError: The model has no output head.
     """
 
     def __init__(self, model: nn.Module, hparams: Any) -> None:
@@ -48,8 +48,6 @@ class EditableModel:
         loss_layer = self.n_layers - 1 if hparams.v_loss_layer is None else hparams.v_loss_layer
         self._check_layers((*self.layers, loss_layer))
         self.value_layer = self.layers[-1]
-        if loss_layer < self.value_layer:
-            raise ModelError(f"v_loss_layer {loss_layer} lies below the last edited layer {self.value_layer}; use a later one.")
         self.value_block = self._find(self.paths.block, self.value_layer)
         self.value_mlp = self._find(self.paths.mlp, self.value_layer)
         self.loss_block = self._find(self.paths.block, loss_layer)

@@ -17,7 +17,7 @@ from tests.twins.naive import naive_step, naive_target
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).norm() / b.norm())
+    return float((a - b).norm() / b.norm().clamp_min(1e-30))
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-8), (torch.float32, 1e-3)])
@@ -35,7 +35,7 @@ def test_values_equal_the_naive_twin(family: str, dtype: torch.dtype, limit: flo
 
 def test_requests_stop_on_their_own(family: str) -> None:
     """Each request stops where it would stop alone, and its Adam state is frozen there."""
-    session = tiny_session(family, "MEMIT", dtype=torch.float64, use_nas=False, v_num_grad_steps=15, v_lr=0.3, clamp_norm_factor=9.0)
+    session = tiny_session(family, "MEMIT", dtype=torch.float64, use_nas=False, v_num_grad_steps=15, v_lr=0.03, clamp_norm_factor=9.0)
     requests = as_requests(build_requests(5))
     settings = SolverSettings.from_hparams(session.hparams)
     # A threshold in the middle of the losses after a few updates: some requests pass it early, some late or never.

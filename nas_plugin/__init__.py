@@ -1,0 +1,86 @@
+"""Norm-anchor scaling for sequential model editing, as a plug-in for EasyEdit.
+
+Names are loaded on first use: importing the package imports neither torch nor EasyEdit and changes nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nas_plugin.easyedit import Preloaded, commit_edits, register, unregister
+    from nas_plugin.hparams import (
+        NASAlphaEditHparams,
+        NASENCOREHparams,
+        NASLyapLockHparams,
+        NASMEMITHparams,
+        NASPRUNEHparams,
+        NASRECTHparams,
+    )
+    from nas_plugin.request import EditRequest
+    from nas_plugin.session import EditReport, EditSession, StepReport
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EditReport",
+    "EditRequest",
+    "EditSession",
+    "NASAlphaEditHparams",
+    "NASENCOREHparams",
+    "NASLyapLockHparams",
+    "NASMEMITHparams",
+    "NASPRUNEHparams",
+    "NASRECTHparams",
+    "Preloaded",
+    "StepReport",
+    "commit_edits",
+    "register",
+    "unregister",
+]
+
+_HPARAMS = "nas_plugin.hparams"
+_HOMES = {
+    "EditReport": "nas_plugin.session",
+    "EditRequest": "nas_plugin.request",
+    "EditSession": "nas_plugin.session",
+    "Preloaded": "nas_plugin.easyedit",
+    "StepReport": "nas_plugin.session",
+    "commit_edits": "nas_plugin.easyedit",
+    "register": "nas_plugin.easyedit",
+    "unregister": "nas_plugin.easyedit",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use.
+
+    Args:
+        name: the attribute asked for.
+
+    Returns:
+        The class or function of that name.
+
+    Raises:
+        AttributeError: the package has no such public name.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOMES.get(name, _HPARAMS)
+    if home == _HPARAMS:
+        # Whoever takes a hyperparameter class may hand it to EasyEdit next, before or after importing it. Nothing is
+        # cached in this module, so that asking again after `unregister()` arms the hook again.
+        from nas_plugin.easyedit.hook import arm
+
+        arm()
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names along with those already loaded.
+
+    Returns:
+        Sorted names.
+    """
+    return sorted({*globals(), *__all__})

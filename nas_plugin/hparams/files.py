@@ -1,0 +1,96 @@
+"""Find and read hyperparameter files: the shipped ones by name, any other by path."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas_plugin.errors import HparamsError
+
+_SUFFIXES = (".yaml", ".yml")
+
+
+def shipped_folder() -> Path:
+    """Where the shipped files are: inside an installed package, beside it in a source checkout.
+
+    Returns:
+        The folder that holds `NAS-MEMIT/`, `NAS-AlphaEdit/` and so on.
+
+    Raises:
+        HparamsError: the installation carries no hyperparameter files.
+    """
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "_hparams", package.parent / "hparams"):
+        if (folder / "NAS-MEMIT").is_dir():
+            return folder
+    raise HparamsError(
+        f"No shipped hyperparameter files beside {package}; the installation is incomplete: reinstall nas-plugin."
+    )
+
+
+def shipped_names() -> tuple[str, ...]:
+    """Names of all shipped files.
+
+    Returns:
+        Sorted names such as "NAS-AlphaEdit/llama3-8b".
+    """
+    folder = shipped_folder()
+    return tuple(sorted(path.relative_to(folder).with_name(path.stem).as_posix() for path in folder.glob("*/*.yaml")))
+
+
+def find_file(name_or_path: str | os.PathLike[str], own_folder: str) -> Path:
+    """Resolve a path or a shipped name; an existing file wins over a shipped one of the same name.
+
+    Args:
+        name_or_path: a path with or without `.yaml`, or a name such as "NAS-AlphaEdit/llama3-8b" or "llama3-8b".
+        own_folder: folder of the asking class, in which a bare name is looked up.
+
+    Returns:
+        Path of an existing file.
+
+    Raises:
+        HparamsError: there is no such file; the message lists the nearest shipped names.
+    """
+    given = os.fspath(name_or_path)
+    path = Path(given if given.endswith(_SUFFIXES) else given + ".yaml").expanduser()
+    if path.is_file():
+        return path
+    name = given.removesuffix(".yaml").removesuffix(".yml")
+    name = name if "/" in name else f"{own_folder}/{name}"
+    names = shipped_names()
+    if name in names:
+        return shipped_folder() / f"{name}.yaml"
+    # Only the last two parts of a path can resemble a shipped name.
+    wanted = "/".join(name.replace("\\", "/").split("/")[-2:])
+    nearest = difflib.get_close_matches(wanted, names, n=3, cutoff=0.0)
+    raise HparamsError(
+        f"No hyperparameter file {str(path)!r}, and none of that name is shipped. "
+        f"Nearest shipped names: {', '.join(nearest)}."
+    )
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds one flat mapping.
+
+    Args:
+        path: an existing file.
+
+    Returns:
+        Keys and raw values.
+
+    Raises:
+        HparamsError: the file is no readable YAML, or its top level is not a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise HparamsError(f"{path}: not a readable YAML file: {error}") from error
+    if not isinstance(values, dict) or not values:
+        raise HparamsError(
+            f"{path}: expected `key: value` lines, got {'nothing' if not values else type(values).__name__}."
+        )
+    return {str(key): value for key, value in values.items()}
