@@ -18,8 +18,9 @@ if TYPE_CHECKING:
         NASPRUNEHparams,
         NASRECTHparams,
     )
+    from nas_plugin.report import EditReport, StepReport
     from nas_plugin.request import EditRequest
-    from nas_plugin.session import EditReport, EditSession, StepReport
+    from nas_plugin.session import EditSession
 
 __version__ = "0.1.0"
 
@@ -42,11 +43,11 @@ __all__ = [
 
 _HPARAMS = "nas_plugin.hparams"
 _HOMES = {
-    "EditReport": "nas_plugin.session",
+    "EditReport": "nas_plugin.report",
     "EditRequest": "nas_plugin.request",
     "EditSession": "nas_plugin.session",
     "Preloaded": "nas_plugin.easyedit",
-    "StepReport": "nas_plugin.session",
+    "StepReport": "nas_plugin.report",
     "commit_edits": "nas_plugin.easyedit",
     "register": "nas_plugin.easyedit",
     "unregister": "nas_plugin.easyedit",

@@ -11,7 +11,6 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,7 +66,9 @@ class Anchor:
             AnchorError: It is not a positive finite number.
         """
         if not (isinstance(self.value, float) and 0.0 < self.value < float("inf")):
-            raise AnchorError(f"the anchor is {self.value!r}; expected a positive finite norm. Measure it again on the unedited model.")
+            raise AnchorError(
+                f"the anchor is {self.value!r}; expected a positive finite norm. Measure it again on the unedited model."
+            )
 
     def check(self, fingerprint: str, layer: int, hparams: str) -> None:
         """Refuse an anchor of another model, layer or method.
@@ -121,9 +122,13 @@ class Anchor:
         if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
             raise AnchorError(f"{path} is not an anchor file of this package ({_FORMAT}).")
         types = {field.name: type(field.default) if field.name != "value" else float for field in fields(cls)}
-        wrong = [key for key in content if key not in types] or [key for key, kind in types.items() if type(content.get(key)) is not kind]
+        wrong = [key for key in content if key not in types] or [
+            key for key, kind in types.items() if type(content.get(key)) is not kind
+        ]
         if wrong:
-            raise AnchorError(f"{path}: field {wrong[0]!r} is missing, unknown or of the wrong type; measure the anchor again.")
+            raise AnchorError(
+                f"{path}: field {wrong[0]!r} is missing, unknown or of the wrong type; measure the anchor again."
+            )
         return cls(**content)
 
 
@@ -198,7 +203,9 @@ def measure_anchor(
         NonFiniteError: A pilot's norm is not finite.
     """
     if not pilots:
-        raise AnchorError("there are no pilot facts to measure the anchor with; set nas_pilots to 'builtin' or to a JSON file of records.")
+        raise AnchorError(
+            "there are no pilot facts to measure the anchor with; set nas_pilots to 'builtin' or to a JSON file of records."
+        )
     if len(pilots) < count:
         logger.warning("%d pilots were asked for, %d facts are there: using all of them", count, len(pilots))
     sample = random.Random(seed).sample(list(pilots), min(count, len(pilots)))
@@ -215,5 +222,12 @@ def measure_anchor(
     trimmed = float(ordered[: len(ordered) - int(_TRIMMED_SHARE * len(ordered))].mean())
     spread = float(ordered.std(correction=0))
     value = trimmed if mode == "official" else raw
-    logger.info("anchor %.4f at layer %d from %d pilots (raw mean %.4f, spread %.4f)", value, solver.em.value_layer, len(sample), raw, spread)
+    logger.info(
+        "anchor %.4f at layer %d from %d pilots (raw mean %.4f, spread %.4f)",
+        value,
+        solver.em.value_layer,
+        len(sample),
+        raw,
+        spread,
+    )
     return Anchor(value, mode, solver.em.value_layer, len(sample), raw, trimmed, spread, seed, **provenance)

@@ -31,6 +31,23 @@ _OWN_SETTINGS_ARE_MEMITS = ("MEMIT", "PRUNE", "RECT")
 
 
 @dataclass(frozen=True)
+class Given:
+    """What the caller brings instead of having it measured; None where nothing was brought.
+
+    Attributes:
+        contexts: Context templates.
+        moments: Second moments.
+        anchor: The anchor.
+        pilots: Facts to measure the anchor with.
+    """
+
+    contexts: ContextTemplates | None = None
+    moments: SecondMoments | None = None
+    anchor: Anchor | None = None
+    pilots: Sequence[EditRequest] | None = None
+
+
+@dataclass(frozen=True)
 class Foundation:
     """Measurements on the unedited model; part of a session's state.
 
@@ -50,11 +67,8 @@ def lay_foundation(
     locator: Locator,
     hparams: Any,
     fingerprint: str,
+    given: Given,
     *,
-    contexts: ContextTemplates | None,
-    moments: SecondMoments | None,
-    anchor: Anchor | None,
-    pilots: Sequence[EditRequest] | None,
     edited: bool,
     progress: bool,
 ) -> Foundation:
@@ -65,10 +79,7 @@ def lay_foundation(
         locator: Builds token sequences.
         hparams: Hyperparameters.
         fingerprint: Fingerprint of the model's weights.
-        contexts: Given templates, or None to generate them.
-        moments: Given statistics, or None.
-        anchor: Given anchor, or None.
-        pilots: Facts for the anchor, or None for those that `nas_pilots` names.
+        given: What need not be measured.
         edited: The model is known to be edited: nothing may be measured.
         progress: Show progress bars.
 
@@ -78,25 +89,37 @@ def lay_foundation(
     Raises:
         EditedModelError: Something would have to be measured on an edited model.
     """
-    if edited and (contexts is None or moments is None or (hparams.use_nas and anchor is None)):
-        missing = [name for name, given in (("contexts", contexts), ("moments", moments), ("anchor", anchor)) if given is None]
-        raise EditedModelError(
-            f"this model has been edited already and {', '.join(missing)} would have to be measured on it; restore the unedited "
-            "model first, or pass them from the session that measured them (session.foundation)."
-        )
-    if moments is not None:
-        moments.check(em, fingerprint if not edited else moments.provenance.get("model", fingerprint))
-    contexts = contexts if contexts is not None else generate_contexts(em, locator.tok, hparams.context_seed)
-    moments = moments if moments is not None else moments_for(em, locator, hparams, fingerprint, progress=progress)
+    if edited:
+        _refuse_measuring(given, hparams.use_nas)
+    if given.moments is not None:
+        # On an edited model the fingerprint is not the one the statistics were taken with.
+        given.moments.check(em, given.moments.provenance.get("model", fingerprint) if edited else fingerprint)
+    contexts = (
+        given.contexts if given.contexts is not None else generate_contexts(em, locator.tok, hparams.context_seed)
+    )
+    moments = given.moments
+    if moments is None:
+        moments = moments_for(em, locator, hparams, fingerprint, progress=progress)
     if not hparams.use_nas:
         return Foundation(contexts, moments, None)
     solver = _anchor_solver(em, locator, contexts, hparams)
     provenance = {"model": fingerprint, "hparams": _anchor_digest(solver, hparams), "contexts": solver.contexts.digest}
+    anchor = given.anchor
     if anchor is None:
-        anchor = _stored_or_measured(solver, pilots, hparams, provenance, progress)
+        anchor = _stored_or_measured(solver, given.pilots, hparams, provenance, progress)
     elif not edited:
         anchor.check(fingerprint, em.value_layer, provenance["hparams"])
     return Foundation(contexts, moments, anchor)
+
+
+def _refuse_measuring(given: Given, use_nas: bool) -> None:
+    needed = {"contexts": given.contexts, "moments": given.moments} | ({"anchor": given.anchor} if use_nas else {})
+    missing = [name for name, value in needed.items() if value is None]
+    if missing:
+        raise EditedModelError(
+            f"this model has been edited already and {', '.join(missing)} would have to be measured on it; restore the "
+            "unedited model first, or pass them from the session that measured them (session.foundation)."
+        )
 
 
 def _stored_or_measured(
@@ -122,13 +145,17 @@ def _stored_or_measured(
     return anchor
 
 
-def _anchor_path(solver: TargetSolver, hparams: Any, provenance: dict[str, str], pilots: Sequence[EditRequest] | None) -> Path | None:
+def _anchor_path(
+    solver: TargetSolver, hparams: Any, provenance: dict[str, str], pilots: Sequence[EditRequest] | None
+) -> Path | None:
     if hparams.nas_anchor_file is not None:
         return Path(hparams.nas_anchor_file)
     if hparams.stats_dir is None or pilots is not None:
         return None
     folder = statistics_folder(solver.em, hparams, provenance["model"])
-    return folder / f"anchor-layer{solver.em.value_layer}-{provenance['hparams'][:12]}-{provenance['contexts'][:8]}.json"
+    return (
+        folder / f"anchor-layer{solver.em.value_layer}-{provenance['hparams'][:12]}-{provenance['contexts'][:8]}.json"
+    )
 
 
 def _anchor_digest(solver: TargetSolver, hparams: Any) -> str:

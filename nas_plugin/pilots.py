@@ -38,11 +38,13 @@ def pilot_requests(source: str) -> list[EditRequest]:
     if source == DEMO:
         from nas_plugin.demo.world import World
 
-        return as_requests(World().pilots)
+        return as_requests(pilot.to_request() for pilot in World().pilots())
     try:
         records = json.loads(Path(source).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise AnchorError(f"nas_pilots: cannot read {source!r}: {error}. Give 'builtin' or a JSON list of records.") from error
+        raise AnchorError(
+            f"nas_pilots: cannot read {source!r}: {error}. Give 'builtin' or a JSON list of records."
+        ) from error
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise AnchorError(f"nas_pilots: {source} must hold a JSON list of records with prompt, subject and target_new.")
     pilots: list[EditRequest] = []

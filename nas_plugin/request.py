@@ -70,7 +70,8 @@ class EditRequest:
         missing = [key for key in ("prompt", "subject", "target_new") if rewrite.get(key) is None]
         if missing:
             raise RequestError(
-                f"request {record.get('case_id', '')!s}: no {', '.join(missing)} among its keys ({', '.join(map(str, rewrite))}); "
+                f"request {record.get('case_id', '')!s}: no {', '.join(missing)} among its keys "
+                f"({', '.join(map(str, rewrite))}); "
                 "every edit needs prompt, subject and target_new."
             )
         target = rewrite["target_new"]
@@ -91,7 +92,9 @@ class EditRequest:
         prompt, subject = self.prompt, self.subject.strip()
         holes = prompt.count("{}")
         if holes > 1:
-            raise PlaceholderError(f"{self._name()}: {holes} placeholders in {prompt!r}; write '{{}}' once, for the subject.")
+            raise PlaceholderError(
+                f"{self._name()}: {holes} placeholders in {prompt!r}; write '{{}}' once, for the subject."
+            )
         if holes == 1 and subject not in prompt:
             start = prompt.index("{}")
             return prompt[:start] + subject + prompt[start + 2 :], start
@@ -105,7 +108,9 @@ class EditRequest:
         return prompt, match.start()
 
 
-def as_requests(requests: Iterable[EditRequest | Mapping[str, Any]] | EditRequest | Mapping[str, Any]) -> list[EditRequest]:
+def as_requests(
+    requests: Iterable[EditRequest | Mapping[str, Any]] | EditRequest | Mapping[str, Any],
+) -> list[EditRequest]:
     """Validate one request or many, in order.
 
     Args:

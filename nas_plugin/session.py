@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from nas_plugin.anchor import Anchor, AnchoredTargets, anchored
 from nas_plugin.errors import EditedModelError, NonFiniteError
-from nas_plugin.foundation import Foundation, lay_foundation
+from nas_plugin.foundation import Foundation, Given, lay_foundation
 from nas_plugin.locate.contexts import ContextTemplates
 from nas_plugin.locate.keys import KeyPass
 from nas_plugin.locate.moments import SecondMoments
@@ -21,6 +20,7 @@ from nas_plugin.locate.sequences import Locator
 from nas_plugin.model.editable import EditableModel
 from nas_plugin.model.fingerprint import weights_fingerprint
 from nas_plugin.model.trace import as_found
+from nas_plugin.report import EditReport, StepReport
 from nas_plugin.request import EditRequest, as_requests
 from nas_plugin.solve.target import SolvedTargets, SolverSettings, TargetSolver
 from nas_plugin.weights import FOREIGN, RESET, ROLLED_BACK, EditedWeights
@@ -30,49 +30,6 @@ from nas_plugin.write.editor import Proposal
 logger = logging.getLogger(__name__)
 
 Requests = Iterable[EditRequest | Mapping[str, Any]] | EditRequest | Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class EditReport:
-    """What happened to one request.
-
-    Attributes:
-        request: The request.
-        loss: Objective at the solver's last evaluation, nats.
-        updates: Solver updates made.
-        value_norm: |v*| as solved.
-        written_norm: |v| as written (the anchor, with NAS).
-        skipped: Dropped by `nas_skip_factor`.
-    """
-
-    request: EditRequest
-    loss: float
-    updates: int
-    value_norm: float
-    written_norm: float
-    skipped: bool
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What one step did.
-
-    Attributes:
-        edits: One report per request, in order.
-        norm_ratio: |W| / |W0| over all edited layers after the step.
-        seconds: Wall-clock time.
-        step: Number of the step, from 1.
-    """
-
-    edits: tuple[EditReport, ...]
-    norm_ratio: float
-    seconds: float
-    step: int
-
-    @property
-    def skipped(self) -> int:
-        """Number of requests that `nas_skip_factor` dropped."""
-        return sum(edit.skipped for edit in self.edits)
 
 
 class EditSession:
@@ -117,12 +74,14 @@ class EditSession:
         self.weights = EditedWeights(self.em)
         self.fingerprint = weights_fingerprint(model)
         self.steps = 0
-        self._given = {
-            "contexts": contexts if contexts is None or isinstance(contexts, ContextTemplates) else ContextTemplates(tuple(map(tuple, contexts))),
-            "moments": moments if moments is None or isinstance(moments, SecondMoments) else SecondMoments(dict(moments)),
-            "anchor": Anchor(float(anchor)) if isinstance(anchor, int | float) else anchor,
-            "pilots": None if pilots is None else as_requests(pilots),
-        }
+        self._given = Given(
+            contexts
+            if contexts is None or isinstance(contexts, ContextTemplates)
+            else ContextTemplates(_grouped(contexts)),
+            moments if moments is None or isinstance(moments, SecondMoments) else SecondMoments(dict(moments)),
+            Anchor(float(anchor)) if isinstance(anchor, int | float) else anchor,
+            None if pilots is None else as_requests(pilots),
+        )
         self._edited = edited
         self._progress = progress
         self._foundation: Foundation | None = None
@@ -167,7 +126,13 @@ class EditSession:
                 "unedited model only. Restore it, or make a new session."
             )
         foundation = lay_foundation(
-            self.em, self.locator, self.hparams, self.fingerprint, **self._given, edited=self._edited, progress=self._progress
+            self.em,
+            self.locator,
+            self.hparams,
+            self.fingerprint,
+            self._given,
+            edited=self._edited,
+            progress=self._progress,
         )
         self._make_editors(foundation, self.weights.base)
         self._foundation = foundation
@@ -197,7 +162,9 @@ class EditSession:
             solved = self._solver().solve(checked)
             targets = anchored(solved, self.foundation.anchor, self.hparams.nas_skip_factor)
             masters = self._write(checked, targets)
-            self.weights.commit(masters, {layer: self._editors[layer].view(matrix) for layer, matrix in masters.items()})
+            self.weights.commit(
+                masters, {layer: self._editors[layer].view(matrix) for layer, matrix in masters.items()}
+            )
         except BaseException:
             self._restore(snapshots)
             self.weights.close()
@@ -246,7 +213,9 @@ class EditSession:
 
     def _solver(self) -> TargetSolver:
         rule = METHODS[self.hparams.method].stopping_rule(self.hparams)
-        return TargetSolver(self.em, self.locator, self.foundation.contexts, SolverSettings.from_hparams(self.hparams), rule)
+        return TargetSolver(
+            self.em, self.locator, self.foundation.contexts, SolverSettings.from_hparams(self.hparams), rule
+        )
 
     def _check_tokens(self, requests: Sequence[EditRequest]) -> None:
         """Tokenise once before any model call, so that what cannot be tokenised changes nothing."""
@@ -255,7 +224,9 @@ class EditSession:
 
     def _make_editors(self, foundation: Foundation, base: Mapping[int, Tensor]) -> None:
         method = METHODS[self.hparams.method]
-        self._editors = {layer: method(base[layer], foundation.moments.matrices[layer], self.hparams) for layer in self.em.layers}
+        self._editors = {
+            layer: method(base[layer], foundation.moments.matrices[layer], self.hparams) for layer in self.em.layers
+        }
 
     def _follow_weights(self) -> None:
         state = self.weights.state()
@@ -297,15 +268,32 @@ class EditSession:
                     raise NonFiniteError(f"the update of layer {layer} is not finite; nothing was written.")
                 proposals[layer] = proposal
                 self.em.write(layer, _plus(proposal.before, proposal.delta))
-        masters = {layer: _plus(proposal.before, self._editors[layer].finish(proposal)) for layer, proposal in proposals.items()}
+        masters = {
+            layer: _plus(proposal.before, self._editors[layer].finish(proposal))
+            for layer, proposal in proposals.items()
+        }
         for layer, proposal in proposals.items():
             self._editors[layer].absorb(proposal, masters[layer])
         return masters
 
-    def _report(self, requests: Sequence[EditRequest], solved: SolvedTargets, targets: AnchoredTargets, seconds: float) -> StepReport:
-        rows = zip(requests, solved.loss, solved.updates, targets.value_norm, targets.written_norm, targets.skipped, strict=True)
+    def _report(
+        self, requests: Sequence[EditRequest], solved: SolvedTargets, targets: AnchoredTargets, seconds: float
+    ) -> StepReport:
+        rows = zip(
+            requests,
+            solved.loss,
+            solved.updates,
+            targets.value_norm,
+            targets.written_norm,
+            targets.skipped,
+            strict=True,
+        )
         edits = tuple(EditReport(q, float(loss), int(n), float(v), float(w), bool(s)) for q, loss, n, v, w, s in rows)
         return StepReport(edits, self.weights.total_ratio(), seconds, self.steps)
+
+
+def _grouped(templates: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(group) for group in templates)
 
 
 def _plus(matrix: Tensor, delta: Tensor) -> Tensor:

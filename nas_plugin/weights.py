@@ -115,7 +115,9 @@ class EditedWeights:
         """Return the parameters as before the last step: name -> CPU tensor as the module stores it."""
         matrices = self._before[1] if self._before is not None else self._served
         return {
-            self.em.parameter_names[layer]: self.em.stored(layer, matrix).to("cpu", self.em.weight(layer).dtype, copy=True).contiguous()
+            self.em.parameter_names[layer]: self.em.stored(layer, matrix)
+            .to("cpu", self.em.weight(layer).dtype, copy=True)
+            .contiguous()
             for layer, matrix in matrices.items()
         }
 

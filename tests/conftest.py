@@ -45,7 +45,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     raw.train_from_iterator(
         corpus,
         trainers.BpeTrainer(
-            vocab_size=VOCAB, special_tokens=["<eos>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+            vocab_size=VOCAB,
+            special_tokens=["<eos>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
         ),
     )
     return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<eos>", pad_token="<eos>")
@@ -89,7 +92,12 @@ def build_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) 
 
 def build_requests(count: int = len(SUBJECTS)) -> list[dict[str, str]]:
     return [
-        {"prompt": PROMPTS[i % 6], "subject": SUBJECTS[i % 6], "target_new": TARGETS[(i + i // 6) % 6], "case_id": str(i)}
+        {
+            "prompt": PROMPTS[i % 6],
+            "subject": SUBJECTS[i % 6],
+            "target_new": TARGETS[(i + i // 6) % 6],
+            "case_id": str(i),
+        }
         for i in range(count)
     ]
 

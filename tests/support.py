@@ -45,7 +45,9 @@ def moments(family: str, layers: tuple[int, ...], dtype: torch.dtype, seed: int)
     return moments_for(session.em, session.locator, hparams, session.fingerprint, texts=TEXT, progress=False)
 
 
-def tiny_session(family: str, method: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, tok: Any = None, **overrides: Any) -> EditSession:
+def tiny_session(
+    family: str, method: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, tok: Any = None, **overrides: Any
+) -> EditSession:
     hparams = tiny_hparams(method, **overrides)
     return EditSession(
         build_model(family, dtype, seed),

@@ -15,7 +15,7 @@ from nas_plugin.pilots import pilot_requests
 from nas_plugin.request import as_requests
 from nas_plugin.session import EditSession
 from nas_plugin.solve.target import SolvedTargets
-from tests.conftest import build_model, build_requests, build_tokenizer
+from tests.conftest import build_requests
 from tests.support import FLAT, TEMPLATES, moments, tiny_hparams, tiny_session
 from tests.twins.naive import naive_target
 
@@ -68,7 +68,15 @@ def test_zero_value_is_left_alone() -> None:
 def test_paper_anchor_is_the_raw_mean_of_the_attached_editors_own_solves() -> None:
     session = tiny_session("gpt2", "MEMIT", dtype=torch.float64, nas_n_pilots=140)
     pilots = as_requests(build_requests(5))
-    session = EditSession(session.model, session.tok, session.hparams, contexts=TEMPLATES, moments=session._given["moments"], pilots=pilots, progress=False)
+    session = EditSession(
+        session.model,
+        session.tok,
+        session.hparams,
+        contexts=TEMPLATES,
+        moments=session._given.moments,
+        pilots=pilots,
+        progress=False,
+    )
     session.prepare()
     norms = []
     for pilot in pilots:
@@ -115,13 +123,28 @@ def test_refused_on_an_edited_model(tmp_path: Path) -> None:
     session = tiny_session("gpt2", "MEMIT")
     session.edit(build_requests(1))
     stats = moments("gpt2", (0, 1), torch.float32, 0)
-    told = EditSession(session.model, session.tok, tiny_hparams("MEMIT"), contexts=TEMPLATES, moments=stats, edited=True, progress=False)
+    told = EditSession(
+        session.model,
+        session.tok,
+        tiny_hparams("MEMIT"),
+        contexts=TEMPLATES,
+        moments=stats,
+        edited=True,
+        progress=False,
+    )
     before = [told.em.matrix(layer).clone() for layer in (0, 1)]
     with pytest.raises(EditedModelError, match="anchor"):
         told.edit(build_requests(1))
     assert all(torch.equal(told.em.matrix(layer), matrix) for layer, matrix in zip((0, 1), before, strict=True))
     given = EditSession(
-        session.model, session.tok, tiny_hparams("MEMIT"), contexts=TEMPLATES, moments=stats, anchor=session.anchor, edited=True, progress=False
+        session.model,
+        session.tok,
+        tiny_hparams("MEMIT"),
+        contexts=TEMPLATES,
+        moments=stats,
+        anchor=session.anchor,
+        edited=True,
+        progress=False,
     )
     assert given.edit(build_requests(1)).edits[0].written_norm == pytest.approx(session.anchor_value, rel=1e-5)
 
@@ -136,7 +159,14 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "anchor.json"
     Anchor(1.0).save(path)
     content = json.loads(path.read_text())
-    for damaged in ("", "[]", "{}", json.dumps(content | {"value": "1"}), json.dumps(content | {"extra": 1}), json.dumps({**content, "layer": None})):
+    for damaged in (
+        "",
+        "[]",
+        "{}",
+        json.dumps(content | {"value": "1"}),
+        json.dumps(content | {"extra": 1}),
+        json.dumps({**content, "layer": None}),
+    ):
         path.write_text(damaged)
         with pytest.raises(AnchorError):
             Anchor.load(path)

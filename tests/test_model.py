@@ -33,7 +33,9 @@ def test_logits_equal_the_models(family: str) -> None:
     em = EditableModel(model, tiny_hparams("MEMIT"))
     ids = torch.arange(12)[None]
     blocks: list[torch.Tensor] = []
-    hook = em.loss_block.register_forward_hook(lambda _m, _a, out: blocks.append(out[0] if isinstance(out, tuple) else out))
+    hook = em.loss_block.register_forward_hook(
+        lambda _m, _a, out: blocks.append(out[0] if isinstance(out, tuple) else out)
+    )
     with torch.no_grad():
         logits = model(ids).logits[0]
         hook.remove()
@@ -73,7 +75,9 @@ def test_meta_quantised_and_shared_weights_are_refused_by_name() -> None:
     with pytest.raises(UnsupportedWeightError, match=r"layers\.1\.mlp\.down_proj\.weight is on the meta"):
         EditableModel(model, tiny_hparams("MEMIT"))
     model = build_model("llama")
-    model.model.layers[0].mlp.down_proj.weight = nn.Parameter(torch.zeros(32, 48, dtype=torch.int8), requires_grad=False)
+    model.model.layers[0].mlp.down_proj.weight = nn.Parameter(
+        torch.zeros(32, 48, dtype=torch.int8), requires_grad=False
+    )
     with pytest.raises(UnsupportedWeightError, match="quantised"):
         EditableModel(model, tiny_hparams("MEMIT"))
     model = build_model("llama")

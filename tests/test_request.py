@@ -9,9 +9,14 @@ from nas_plugin.request import EditRequest, as_requests
 
 
 def test_flat_and_nested_records_give_the_same_request() -> None:
-    flat = EditRequest.from_mapping({"prompt": "The tongue of Ann is", "subject": "Ann", "target_new": " French", "case_id": 7})
+    flat = EditRequest.from_mapping(
+        {"prompt": "The tongue of Ann is", "subject": "Ann", "target_new": " French", "case_id": 7}
+    )
     nested = EditRequest.from_mapping(
-        {"case_id": 7, "requested_rewrite": {"prompt": "The tongue of {} is", "subject": "Ann", "target_new": {"str": "French"}}}
+        {
+            "case_id": 7,
+            "requested_rewrite": {"prompt": "The tongue of {} is", "subject": "Ann", "target_new": {"str": "French"}},
+        }
     )
     assert flat == nested == EditRequest("The tongue of Ann is", "Ann", "French", "7", 14)
     assert flat.prompt[flat.start : flat.end] == "Ann"

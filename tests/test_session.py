@@ -245,7 +245,9 @@ def test_square_conv1d_is_turned_by_type() -> None:
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=384, n_embd=32, n_layer=3, n_head=4, n_inner=32)).eval()
     hparams = tiny_hparams("MEMIT", layers=[1], mom2_update_weight=1e-6, use_nas=False)
-    session = EditSession(model, build_tokenizer(), hparams, contexts=TEMPLATES, moments={1: torch.eye(32)}, progress=False)
+    session = EditSession(
+        model, build_tokenizer(), hparams, contexts=TEMPLATES, moments={1: torch.eye(32)}, progress=False
+    )
     request = build_requests(1)
     wanted = session.solve(request)
     session.edit(request)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,15 +67,21 @@ class SecondMoments:
             width = em.matrix(layer).shape[1]
             matrix = self.matrices.get(layer)
             if matrix is None:
-                raise StatisticsError(f"no second moments for layer {layer} (there are {sorted(self.matrices)}); collect them for all edited layers.")
+                raise StatisticsError(
+                    f"no second moments for layer {layer} (there are {sorted(self.matrices)}); "
+                    "collect them for all edited layers."
+                )
             if tuple(matrix.shape) != (width, width):
                 raise StatisticsError(
-                    f"second moments of layer {layer} are {tuple(matrix.shape)}; this model needs ({width}, {width}): they are of another model."
+                    f"second moments of layer {layer} are {tuple(matrix.shape)}; this model needs "
+                    f"({width}, {width}): they are of another model."
                 )
             if not bool(torch.isfinite(matrix).all()):
                 raise NonFiniteError(f"second moments of layer {layer} hold NaN or infinity; collect them again.")
             if not torch.allclose(matrix, matrix.T, rtol=1e-4, atol=1e-6 * float(matrix.abs().max())):
-                raise StatisticsError(f"second moments of layer {layer} are not symmetric; the file is damaged or holds something else.")
+                raise StatisticsError(
+                    f"second moments of layer {layer} are not symmetric; the file is damaged or holds something else."
+                )
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with the provenance in its header.
@@ -102,15 +108,16 @@ class SecondMoments:
         try:
             with safe_open(str(path), framework="pt") as file:
                 metadata = dict(file.metadata() or {})
-                names = list(file.keys())
-                if metadata.pop("format", None) != _FORMAT:
-                    raise StatisticsError(f"{path} is a safetensors file but holds no second moments of this package; collect them with EditSession.prepare().")
-                matrices = {int(name.removeprefix("layer.")): file.get_tensor(name) for name in names}
-        except (OSError, SafetensorError, ValueError) as error:
-            if isinstance(error, StatisticsError):
-                raise
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (OSError, SafetensorError) as error:
             raise StatisticsError(f"cannot read second moments from {path}: {error}.") from error
-        return cls(matrices, int(metadata.pop("tokens", 0)), metadata)
+        tokens = metadata.pop("tokens", "")
+        layers = [name.removeprefix("layer.") for name in tensors]
+        if metadata.pop("format", None) != _FORMAT or not all(text.isdigit() for text in (tokens, *layers)):
+            raise StatisticsError(
+                f"{path} is a safetensors file but holds no second moments of this package; collect them anew."
+            )
+        return cls(dict(zip(map(int, layers), tensors.values(), strict=True)), int(tokens), metadata)
 
 
 def tokenizer_fingerprint(tok: Any) -> str:
@@ -156,7 +163,10 @@ def collect_moments(
         StatisticsError: There is no text.
         NonFiniteError: An activation is not finite.
     """
-    sums = {layer: torch.zeros(em.matrix(layer).shape[1:] * 2, dtype=torch.float64, device=em.weight(layer).device) for layer in em.layers}
+    sums = {
+        layer: torch.zeros(em.matrix(layer).shape[1:] * 2, dtype=torch.float64, device=em.weight(layer).device)
+        for layer in em.layers
+    }
     digest = hashlib.sha256()
     tokens = 0
     total = max_tokens if max_tokens is not None else max_documents
@@ -166,7 +176,9 @@ def collect_moments(
             _accumulate(em, locator, rows, sums)
             bar.advance(bar.task_ids[0], sum(len(row.ids) for row in rows) if max_tokens is not None else len(rows))
     if tokens == 0:
-        raise StatisticsError("the text for second moments is empty; set mom2_dataset to a dataset, a file or a list of strings with text in it.")
+        raise StatisticsError(
+            "the text for second moments is empty; set mom2_dataset to a dataset, a file or a list of strings with text in it."
+        )
     matrices = {layer: (matrix / tokens).to(dtype) for layer, matrix in sums.items()}
     for layer, matrix in matrices.items():
         if not bool(torch.isfinite(matrix).all()):
@@ -207,15 +219,17 @@ def _accumulate(em: EditableModel, locator: Locator, rows: list[TokenSequence], 
     batch = pad(rows, locator.pad_id, em.input_device)
     mask = batch.attention_mask.bool()
 
-    def add(layer: int, states: Tensor) -> None:
-        keys = states[mask.to(states.device)].to(em.compute_dtype)
-        sums[layer] += (keys.T @ keys).to(torch.float64)
+    def add_to(layer: int) -> Callable[[Tensor], None]:
+        def add(states: Tensor) -> None:
+            keys = states[mask.to(states.device)].to(em.compute_dtype)
+            sums[layer] += (keys.T @ keys).to(torch.float64)
 
-    last = em.rewrite[em.layers[-1]]
+        return add
+
     forward_until(
         em.model,
         batch.input_ids,
         batch.attention_mask,
-        last,
-        inputs={em.rewrite[layer]: lambda states, layer=layer: add(layer, states) for layer in em.layers},
+        em.rewrite[em.layers[-1]],
+        inputs={em.rewrite[layer]: add_to(layer) for layer in em.layers},
     )

@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas_plugin.errors import EmptyTargetError, PlaceholderError, PromptTooLongError, SubjectNotFoundError, TokenizerError
+from nas_plugin.errors import (
+    EmptyTargetError,
+    PlaceholderError,
+    PromptTooLongError,
+    SubjectNotFoundError,
+    TokenizerError,
+)
 from nas_plugin.request import EditRequest
 
 
@@ -113,7 +119,9 @@ class Locator:
             # The target glues to the prompt's last token: tokenise it alone.
             ids = list(self.tok(f" {request.target}", add_special_tokens=False)["input_ids"])
         if not ids:
-            raise EmptyTargetError(f"target {request.target!r} has no tokens in this tokenizer; give a target it can write.")
+            raise EmptyTargetError(
+                f"target {request.target!r} has no tokens in this tokenizer; give a target it can write."
+            )
         return tuple(ids)
 
     def sequence(self, request: EditRequest, template: str = "{}", target: Sequence[int] = ()) -> TokenSequence:
@@ -157,7 +165,9 @@ class Locator:
         # The last token that holds a character of the subject.
         inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start and b > a]
         if not inside:
-            raise SubjectNotFoundError(f"no token of {text!r} covers the subject {text[start:end]!r}; check the tokenizer.")
+            raise SubjectNotFoundError(
+                f"no token of {text!r} covers the subject {text[start:end]!r}; check the tokenizer."
+            )
         return TokenSequence((*ids, *target), inside[-1], len(ids))
 
     def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:

@@ -24,7 +24,13 @@ _DTYPES = {"float16": torch.float32, "float32": torch.float32, "float64": torch.
 
 
 def moments_for(
-    em: EditableModel, locator: Locator, hparams: Any, fingerprint: str, *, texts: Sequence[str] | None = None, progress: bool = True
+    em: EditableModel,
+    locator: Locator,
+    hparams: Any,
+    fingerprint: str,
+    *,
+    texts: Sequence[str] | None = None,
+    progress: bool = True,
 ) -> SecondMoments:
     """Return the second moments of all edited layers: from disk if they are there, else collected and stored.
 
@@ -89,7 +95,10 @@ def _own_path(em: EditableModel, hparams: Any, fingerprint: str) -> Path:
     dataset = "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(str(hparams.mom2_dataset)).name)
     tokens = f"t{hparams.mom2_n_tokens}" if hparams.mom2_n_tokens is not None else f"d{hparams.mom2_n_samples}"
     layers = "-".join(map(str, em.layers))
-    return statistics_folder(em, hparams, fingerprint) / f"{dataset}-{tokens}-{hparams.mom2_dtype}-layers{layers}.safetensors"
+    return (
+        statistics_folder(em, hparams, fingerprint)
+        / f"{dataset}-{tokens}-{hparams.mom2_dtype}-layers{layers}.safetensors"
+    )
 
 
 def _from_npz(em: EditableModel, hparams: Any) -> SecondMoments | None:
@@ -105,11 +114,15 @@ def _from_npz(em: EditableModel, hparams: Any) -> SecondMoments | None:
                 found[layer] = file
     if len(found) < len(em.layers):
         if found:
-            logger.warning("found .npz statistics for layers %s only, need %s: collecting all anew", sorted(found), list(em.layers))
+            logger.warning(
+                "found .npz statistics for layers %s only, need %s: collecting all anew", sorted(found), list(em.layers)
+            )
         return None
     logger.warning("using .npz statistics under %s; such files do not say which weights they are of", hparams.stats_dir)
     read = {layer: read_npz(path) for layer, path in found.items()}
-    return SecondMoments({layer: matrix for layer, (matrix, _) in read.items()}, min(count for _, count in read.values()))
+    return SecondMoments(
+        {layer: matrix for layer, (matrix, _) in read.items()}, min(count for _, count in read.values())
+    )
 
 
 def read_npz(path: str | Path) -> tuple[Tensor, int]:
@@ -133,6 +146,9 @@ def read_npz(path: str | Path) -> tuple[Tensor, int]:
         raise StatisticsError(f"{path} has no array {error}; expected mom2.mom2 (the sum) and mom2.count.") from error
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise StatisticsError(f"cannot read {path} as .npz statistics: {error}.") from error
-    if count <= 0 or total.ndim != 2 or total.shape[0] != total.shape[1] or not np.issubdtype(total.dtype, np.floating):  # noqa: PLR2004
-        raise StatisticsError(f"{path}: mom2.mom2 is {total.dtype} {total.shape} over {count} tokens; expected a square float matrix and a positive count.")
+    if count <= 0 or total.ndim != 2 or total.shape[0] != total.shape[1] or not np.issubdtype(total.dtype, np.floating):
+        raise StatisticsError(
+            f"{path}: mom2.mom2 is {total.dtype} {total.shape} over {count} tokens; expected a square "
+            "float matrix and a positive count."
+        )
     return torch.from_numpy(total / count), count

@@ -36,7 +36,7 @@ def texts_of(source: str | Path | Sequence[str]) -> Iterator[str]:
     elif str(source) == DEMO:
         from nas_plugin.demo.world import World
 
-        documents = iter(World().text)
+        documents = World().documents()
     elif Path(source).suffix in (".txt", ".json", ".jsonl"):
         documents = _from_file(Path(source))
     else:
@@ -44,7 +44,9 @@ def texts_of(source: str | Path | Sequence[str]) -> Iterator[str]:
     for number, document in enumerate(documents):
         text = document.get("text") if isinstance(document, dict) else document
         if not isinstance(text, str):
-            raise StatisticsError(f"document {number} of {str(source)[:80]} is {type(document).__name__}; expected text or an object with 'text'.")
+            raise StatisticsError(
+                f"document {number} of {str(source)[:80]} is {type(document).__name__}; expected text or an object with 'text'."
+            )
         if text.strip():
             yield text
 
@@ -53,7 +55,9 @@ def _from_file(path: Path) -> Iterator[Any]:
     try:
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise StatisticsError(f"cannot read text for second moments from {path}: {error}. Give a UTF-8 .txt, .json or .jsonl.") from error
+        raise StatisticsError(
+            f"cannot read text for second moments from {path}: {error}. Give a UTF-8 .txt, .json or .jsonl."
+        ) from error
     if path.suffix == ".txt":
         return iter(content.splitlines())
     try:
@@ -63,7 +67,9 @@ def _from_file(path: Path) -> Iterator[Any]:
     except json.JSONDecodeError as error:
         raise StatisticsError(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(documents, list):
-        raise StatisticsError(f"{path} holds a {type(documents).__name__}; expected a list of strings or of objects with 'text'.")
+        raise StatisticsError(
+            f"{path} holds a {type(documents).__name__}; expected a list of strings or of objects with 'text'."
+        )
     return iter(documents)
 
 
@@ -79,4 +85,6 @@ def _from_hub(name: str) -> Iterator[Any]:
     try:
         return iter(load_dataset(path, config, split="train", streaming=True))
     except (OSError, ValueError, RuntimeError) as error:
-        raise StatisticsError(f"cannot load dataset {name!r}: {error}. Set mom2_dataset to a local .txt, .json or .jsonl file.") from error
+        raise StatisticsError(
+            f"cannot load dataset {name!r}: {error}. Set mom2_dataset to a local .txt, .json or .jsonl file."
+        ) from error

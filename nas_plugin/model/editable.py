@@ -13,6 +13,8 @@ from transformers.pytorch_utils import Conv1D
 from nas_plugin.errors import ModelError, UnknownLayerError, UnsupportedWeightError
 from nas_plugin.model.architectures import architecture_of
 
+_UNLIMITED = 1 << 30
+
 
 class EditableModel:
     """Binds a causal language model to the layers that are edited.
@@ -32,19 +34,22 @@ class EditableModel:
         ModelError: The model has no output head.
     """
 
-    def __init__(self, model: nn.Module, hparams: Any) -> None:
+    def __init__(self, model: Any, hparams: Any) -> None:
         """Resolve every module and refuse what cannot be edited, before anything is computed.
 
         Args:
             model: A Hugging Face causal language model.
             hparams: Hyperparameters of any method.
+
+        Raises:
+            ModelError: The model has no output head.
         """
-        self.model = model
+        self.model: Any = model
         self.config = model.config
         self.paths = architecture_of(str(self.config.model_type), hparams)
         self.layers: tuple[int, ...] = tuple(hparams.layers)
         self.n_layers = int(self.config.num_hidden_layers)
-        self._modules = dict(model.named_modules())
+        self._modules: dict[str, nn.Module] = dict(model.named_modules())
         loss_layer = self.n_layers - 1 if hparams.v_loss_layer is None else hparams.v_loss_layer
         self._check_layers((*self.layers, loss_layer))
         self.value_layer = self.layers[-1]
@@ -55,8 +60,8 @@ class EditableModel:
         head = model.get_output_embeddings()
         if head is None:
             raise ModelError(f"{type(model).__name__} has no output head; load it as a causal language model.")
-        self.head: nn.Module = head
-        self.rewrite = {layer: self._find(self.paths.rewrite, layer) for layer in self.layers}
+        self.head = head
+        self.rewrite: dict[int, Any] = {layer: self._find(self.paths.rewrite, layer) for layer in self.layers}
         self.parameter_names = {layer: self.paths.rewrite.format(layer) + ".weight" for layer in self.layers}
         self._check_weights()
         self.compute_dtype = torch.float64 if self.weight(self.value_layer).dtype == torch.float64 else torch.float32
@@ -64,12 +69,14 @@ class EditableModel:
     @property
     def input_device(self) -> torch.device:
         """Device that takes token ids."""
-        return self.model.get_input_embeddings().weight.device
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
 
     @property
     def max_positions(self) -> int:
         """Longest sequence the model attends to, in tokens."""
-        return int(getattr(self.config, "max_position_embeddings", None) or getattr(self.config, "n_positions", 1 << 30))
+        limit = getattr(self.config, "max_position_embeddings", None) or getattr(self.config, "n_positions", None)
+        return int(limit) if limit is not None else _UNLIMITED
 
     @property
     def vocab_size(self) -> int:
@@ -78,7 +85,8 @@ class EditableModel:
 
     def weight(self, layer: int) -> nn.Parameter:
         """Return the parameter that is edited in a layer, as stored."""
-        return self.rewrite[layer].weight
+        parameter: nn.Parameter = self.rewrite[layer].weight
+        return parameter
 
     def matrix(self, layer: int) -> Tensor:
         """Return a layer's edited matrix as `W (d_out, d_in)`, a view of the parameter."""
@@ -108,9 +116,10 @@ class EditableModel:
         Returns:
             Logits `(rows, vocabulary)` in the compute dtype.
         """
-        return self.head(self.final_norm(hidden)).to(self.compute_dtype)
+        logits: Tensor = self.head(self.final_norm(hidden))
+        return logits.to(self.compute_dtype)
 
-    def _find(self, template: str, layer: int | None = None) -> nn.Module:
+    def _find(self, template: str, layer: int | None = None) -> Any:
         path = template if layer is None else template.format(layer)
         module = self._modules.get(path)
         if module is None:
@@ -142,8 +151,14 @@ class EditableModel:
                 )
             weight = module.weight
             if weight.device.type == "meta":
-                raise UnsupportedWeightError(f"{name} is on the meta device (offloaded); load that layer onto a real device.")
+                raise UnsupportedWeightError(
+                    f"{name} is on the meta device (offloaded); load that layer onto a real device."
+                )
             if not weight.is_floating_point() or type(weight) is not nn.Parameter:
-                raise UnsupportedWeightError(f"{name} is quantised ({weight.dtype}); load the model in float32, bf16 or fp16.")
+                raise UnsupportedWeightError(
+                    f"{name} is quantised ({weight.dtype}); load the model in float32, bf16 or fp16."
+                )
             if len(owners.get(id(weight), [])) > 1:
-                raise UnsupportedWeightError(f"{name} is shared with {owners[id(weight)]}; editing it would change both.")
+                raise UnsupportedWeightError(
+                    f"{name} is shared with {owners[id(weight)]}; editing it would change both."
+                )

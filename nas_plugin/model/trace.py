@@ -23,7 +23,8 @@ def hidden_of(output: Any) -> Tensor:
     Returns:
         Hidden states `(batch, positions, d_model)`.
     """
-    return output[0] if isinstance(output, tuple | list) else output
+    hidden: Tensor = output[0] if isinstance(output, tuple | list) else output
+    return hidden
 
 
 def with_hidden(output: Any, hidden: Tensor) -> Any:

@@ -3,4 +3,12 @@
 from nas_plugin.solve.stopping import BatchMeanLoss, LossBelow, MostProbable, StoppingRule
 from nas_plugin.solve.target import SolvedTargets, SolverSettings, TargetSolver
 
-__all__ = ["BatchMeanLoss", "LossBelow", "MostProbable", "SolvedTargets", "SolverSettings", "StoppingRule", "TargetSolver"]
+__all__ = [
+    "BatchMeanLoss",
+    "LossBelow",
+    "MostProbable",
+    "SolvedTargets",
+    "SolverSettings",
+    "StoppingRule",
+    "TargetSolver",
+]

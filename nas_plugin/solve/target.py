@@ -46,7 +46,9 @@ class SolverSettings:
     @classmethod
     def from_hparams(cls, hparams: Any) -> SolverSettings:
         """Read the numbers from a method's hyperparameters."""
-        return cls(hparams.v_num_grad_steps, hparams.v_lr, hparams.kl_factor, hparams.v_weight_decay, hparams.clamp_norm_factor)
+        return cls(
+            hparams.v_num_grad_steps, hparams.v_lr, hparams.kl_factor, hparams.v_weight_decay, hparams.clamp_norm_factor
+        )
 
 
 @dataclass(frozen=True)
@@ -154,14 +156,19 @@ class TargetSolver:
         size = _REQUESTS_PER_BATCH
         with as_found(self.em.model):
             parts = [self._solve_batch(requests[i : i + size]) for i in range(0, len(requests), size)]
-        return SolvedTargets(*(torch.cat([getattr(p, name) for p in parts]) for name in ("delta", "h0", "v0", "loss", "updates")))
+        return SolvedTargets(
+            *(torch.cat([getattr(p, name) for p in parts]) for name in ("delta", "h0", "v0", "loss", "updates"))
+        )
 
     def _solve_batch(self, requests: Sequence[EditRequest]) -> SolvedTargets:
         batch = self._rows(requests)
         h0, v0, reference = self._clean_pass(batch)
         count, device = len(requests), h0.device
         delta, first, second = torch.zeros_like(h0), torch.zeros_like(h0), torch.zeros_like(h0)
-        loss, updates = torch.full((count,), float("nan"), dtype=h0.dtype, device=device), torch.zeros(count, dtype=torch.long, device=device)
+        loss, updates = (
+            torch.full((count,), float("nan"), dtype=h0.dtype, device=device),
+            torch.zeros(count, dtype=torch.long, device=device),
+        )
         decide = self.rule.start(count, device)
         active, view = torch.arange(count, device=device), batch
         for step in range(1, self.settings.steps):
@@ -170,8 +177,13 @@ class TargetSolver:
             loss[active] = evaluation.loss.detach()
             if not bool(torch.isfinite(evaluation.loss).all()):
                 bad = requests[int(active[~torch.isfinite(evaluation.loss)][0])]
-                raise NonFiniteError(f"the loss of {bad.prompt!r} -> {bad.target!r} is not finite at step {step}; the model is damaged or overflows.")
-            stop = decide(StepView(active, evaluation.loss.detach(), evaluation.nll, evaluation.correct, view.target_length))
+                raise NonFiniteError(
+                    f"the loss of {bad.prompt!r} -> {bad.target!r} is not finite at step {step}; the model is "
+                    "damaged or overflows."
+                )
+            stop = decide(
+                StepView(active, evaluation.loss.detach(), evaluation.nll, evaluation.correct, view.target_length)
+            )
             (gradient,) = torch.autograd.grad(evaluation.loss.sum(), row)
             if bool(stop.any()):
                 active, gradient = active[~stop], gradient[~stop]
@@ -193,16 +205,17 @@ class TargetSolver:
         templates = self.contexts.flat
         rows, tokens = [], []
         targets = [self.locator.target_ids(request) for request in requests]
-        for number, (request, target) in enumerate(zip(requests, targets, strict=True)):
-            for context, template in enumerate(templates):
-                row = self.locator.sequence(request, template, target[:-1])
-                tokens += [(number, context, row.prompt_length - 1 + j, label) for j, label in enumerate(target)]
+        for number, (asked, target) in enumerate(zip(requests, targets, strict=True)):
+            for column, template in enumerate(templates):
+                row = self.locator.sequence(asked, template, target[:-1])
+                tokens += [(number, column, row.prompt_length - 1 + j, wanted) for j, wanted in enumerate(target)]
                 rows.append(row)
-            rows.append(self.locator.essence(request))
+            rows.append(self.locator.essence(asked))
         device = self.em.input_device
-        columns = torch.tensor(tokens, device=device).T
+        request, context, position, label = torch.tensor(tokens, device=device).T
         lengths = torch.tensor([len(target) for target in targets], device=device)
-        return _Batch(pad(rows, self.locator.pad_id, device), len(templates), *columns, lengths)
+        inputs = pad(rows, self.locator.pad_id, device)
+        return _Batch(inputs, len(templates), request, context, position, label, lengths)
 
     def _clean_pass(self, batch: _Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Record h0 and v0 at the bare prompts, and the KL reference."""
@@ -240,13 +253,19 @@ class TargetSolver:
             return with_hidden(output, hidden.index_put((rows, lookup), moved))
 
         final = forward_until(
-            self.em.model, batch.inputs.input_ids, batch.inputs.attention_mask, self.em.loss_block, outputs={self.em.value_block: add_delta}
+            self.em.model,
+            batch.inputs.input_ids,
+            batch.inputs.attention_mask,
+            self.em.loss_block,
+            outputs={self.em.value_block: add_delta},
         )
         token_rows = batch.token_request * batch.per_request + batch.token_context
         logp = torch.log_softmax(self.em.logits(final[token_rows, batch.token_position]), dim=1)
         cells = batch.token_request * batch.contexts + batch.token_context
         shape = (len(delta), batch.contexts)
-        summed = torch.zeros(shape[0] * shape[1], dtype=logp.dtype, device=logp.device).index_add(0, cells, -logp.gather(1, batch.token_label[:, None])[:, 0])
+        summed = torch.zeros(shape[0] * shape[1], dtype=logp.dtype, device=logp.device).index_add(
+            0, cells, -logp.gather(1, batch.token_label[:, None])[:, 0]
+        )
         nll = summed.reshape(shape) / batch.target_length[:, None]
         right = (logp.argmax(1) == batch.token_label).long()
         correct = torch.zeros_like(summed, dtype=torch.long).index_add(0, cells, right).reshape(shape)

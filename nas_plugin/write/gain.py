@@ -96,8 +96,8 @@ class Gain:
         factor, info = torch.linalg.cholesky_ex(system)
         if int(info) != 0 or not bool(torch.isfinite(factor).all()):
             raise NonFiniteError(
-                f"the gain system of {keys.shape[1]} keys is not positive definite or not finite; the keys are damaged or the gain "
-                "has lost its accuracy. Nothing was written."
+                f"the gain system of {keys.shape[1]} keys is not positive definite or not finite; the "
+                "keys are damaged or the gain has lost its accuracy. Nothing was written."
             )
         whitened = torch.linalg.solve_triangular(factor, product.T, upper=False)
         return GainStep(torch.linalg.solve_triangular(factor.T, whitened, upper=True).T, whitened.T)

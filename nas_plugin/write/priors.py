@@ -36,10 +36,14 @@ def covariance_prior(moment: Tensor, weight: float, ridge: float = 0.0) -> Tenso
         factor, info = torch.linalg.cholesky_ex(system + jitter * scale * identity)
         if int(info) == 0 and bool(torch.isfinite(factor).all()):
             if jitter:
-                logger.warning("second moments are singular: added %.0e of their mean to the diagonal; more text would avoid it", jitter)
+                logger.warning(
+                    "second moments are singular: added %.0e of their mean to the diagonal; more text would avoid it",
+                    jitter,
+                )
             return torch.cholesky_inverse(factor)
     raise StatisticsError(
-        f"second moments ({moment.shape[0]} x {moment.shape[0]}) are not positive definite; collect them over more tokens than that."
+        f"second moments ({moment.shape[0]} x {moment.shape[0]}) are not positive definite; collect "
+        "them over more tokens than that."
     )
 
 
@@ -61,8 +65,9 @@ def null_space_prior(moment: Tensor, threshold: float, ridge: float) -> Tensor:
     free = vectors[:, values < threshold]
     if free.shape[1] == 0:
         raise StatisticsError(
-            f"no eigenvalue of the second moments lies below nullspace_threshold {threshold} (smallest {float(values[0]):.3g}, largest "
-            f"{float(values[-1]):.3g}); raise the threshold, or check that the statistics are a mean and not a sum."
+            f"no eigenvalue of the second moments lies below nullspace_threshold {threshold} (smallest "
+            f"{float(values[0]):.3g}, largest {float(values[-1]):.3g}); raise the "
+            "threshold, or check that the statistics are a mean and not a sum."
         )
     logger.info("null space: %d of %d directions lie below %g", free.shape[1], len(values), threshold)
     return (free @ free.T) / ridge

@@ -19,7 +19,13 @@ from tests.support import TEMPLATES, TEXT, tiny_hparams
 
 
 def session_of(family: str = "gpt2", seed: int = 0, **overrides) -> EditSession:
-    return EditSession(build_model(family, seed=seed), build_tokenizer(), tiny_hparams("MEMIT", **overrides), contexts=TEMPLATES, progress=False)
+    return EditSession(
+        build_model(family, seed=seed),
+        build_tokenizer(),
+        tiny_hparams("MEMIT", **overrides),
+        contexts=TEMPLATES,
+        progress=False,
+    )
 
 
 def collected(session: EditSession, texts=TEXT) -> SecondMoments:
@@ -33,7 +39,9 @@ def test_equals_a_loop_over_single_documents(family: str) -> None:
         total, count = torch.zeros(ours.matrices[layer].shape), 0
         for text in TEXT[:20]:
             seen: list[torch.Tensor] = []
-            hook = session.em.rewrite[layer].register_forward_hook(lambda _m, args, _o, seen=seen: seen.append(args[0][0]))
+            hook = session.em.rewrite[layer].register_forward_hook(
+                lambda _m, args, _o, seen=seen: seen.append(args[0][0])
+            )
             with torch.no_grad():
                 session.model(**session.tok(text, return_tensors="pt", return_token_type_ids=False))
             hook.remove()
@@ -88,13 +96,19 @@ def test_another_models_statistics_are_refused(tmp_path: Path) -> None:
 
 def npz(path: Path, matrix: np.ndarray, count: int, **extra) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {"mom2.constructor": np.array("util.runningstats.SecondMoment()"), "mom2.count": np.array(count), "mom2.mom2": matrix}
+    arrays = {
+        "mom2.constructor": np.array("util.runningstats.SecondMoment()"),
+        "mom2.count": np.array(count),
+        "mom2.mom2": matrix,
+    }
     np.savez(path, **(arrays | {"sample_size": np.array(100)} | extra))
     return path
 
 
 @pytest.mark.parametrize("folder", ["tiny-model", "some_tiny-model"])
-def test_npz_of_the_host_is_found_and_divided_by_its_count(tmp_path: Path, folder: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_npz_of_the_host_is_found_and_divided_by_its_count(
+    tmp_path: Path, folder: str, caplog: pytest.LogCaptureFixture
+) -> None:
     session = session_of(stats_dir=str(tmp_path), mom2_dataset="wikipedia", mom2_n_samples=100)
     session.em.config._name_or_path = "some/tiny-model"
     fresh = collected(session_of())
@@ -107,7 +121,9 @@ def test_npz_of_the_host_is_found_and_divided_by_its_count(tmp_path: Path, folde
 
 
 def test_damaged_npz_is_named(tmp_path: Path) -> None:
-    for number, (matrix, count) in enumerate([(np.eye(3, dtype=np.float32), 0), (np.ones((2, 3)), 5), (np.eye(3, dtype=int), 5)]):
+    for number, (matrix, count) in enumerate(
+        [(np.eye(3, dtype=np.float32), 0), (np.ones((2, 3)), 5), (np.eye(3, dtype=int), 5)]
+    ):
         with pytest.raises(StatisticsError, match="square float"):
             read_npz(npz(tmp_path / f"{number}.npz", matrix, count))
     np.savez(tmp_path / "empty.npz", other=np.eye(2))
@@ -131,7 +147,13 @@ def test_texts_from_lists_and_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content", "says"),
-    [("x.json", "{", "valid JSON"), ("x.json", "{}", "list"), ("x.jsonl", '{"a": 1}', "document 0"), ("x.json", "[3]", "document 0"), ("x.txt", b"\xff\xfe\xff", "UTF-8")],
+    [
+        ("x.json", "{", "valid JSON"),
+        ("x.json", "{}", "list"),
+        ("x.jsonl", '{"a": 1}', "document 0"),
+        ("x.json", "[3]", "document 0"),
+        ("x.txt", b"\xff\xfe\xff", "UTF-8"),
+    ],
 )
 def test_damaged_text_files_are_named(tmp_path: Path, name: str, content: str | bytes, says: str) -> None:
     path = tmp_path / name

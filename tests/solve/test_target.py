@@ -35,11 +35,15 @@ def test_values_equal_the_naive_twin(family: str, dtype: torch.dtype, limit: flo
 
 def test_requests_stop_on_their_own(family: str) -> None:
     """Each request stops where it would stop alone, and its Adam state is frozen there."""
-    session = tiny_session(family, "MEMIT", dtype=torch.float64, use_nas=False, v_num_grad_steps=15, v_lr=0.03, clamp_norm_factor=9.0)
+    session = tiny_session(
+        family, "MEMIT", dtype=torch.float64, use_nas=False, v_num_grad_steps=15, v_lr=0.03, clamp_norm_factor=9.0
+    )
     requests = as_requests(build_requests(5))
     settings = SolverSettings.from_hparams(session.hparams)
     # A threshold in the middle of the losses after a few updates: some requests pass it early, some late or never.
-    probe = TargetSolver(session.em, session.locator, session.foundation.contexts, replace(settings, steps=7)).solve(requests)
+    probe = TargetSolver(session.em, session.locator, session.foundation.contexts, replace(settings, steps=7)).solve(
+        requests
+    )
     threshold = float(probe.loss.median())
     solver = TargetSolver(session.em, session.locator, session.foundation.contexts, settings, LossBelow(threshold))
     together = solver.solve(requests)
@@ -66,7 +70,10 @@ def test_whole_steps_equal_the_dense_method_on_naive_targets(method: str, use_na
     reference = tiny_session("llama", method, dtype=torch.float64, use_nas=False)
     session.prepare()
     stats = moments("llama", (0, 1), torch.float64, 0)
-    editors = {layer: DENSE[method](reference.em.matrix(layer).clone(), stats.matrices[layer], session.hparams) for layer in (0, 1)}
+    editors = {
+        layer: DENSE[method](reference.em.matrix(layer).clone(), stats.matrices[layer], session.hparams)
+        for layer in (0, 1)
+    }
     for step in (build_requests(1), build_requests(4)[1:]):
         session.edit(step)
         if method == "RECT":
@@ -75,7 +82,9 @@ def test_whole_steps_equal_the_dense_method_on_naive_targets(method: str, use_na
             if method == "PRUNE":
                 for layer, editor in editors.items():
                     reference.em.write(layer, editor.w)
-            naive_step(reference.model, reference.tok, as_requests(step), FLAT, session.hparams, editors, session.anchor_value)
+            naive_step(
+                reference.model, reference.tok, as_requests(step), FLAT, session.hparams, editors, session.anchor_value
+            )
     for layer, editor in editors.items():
         start = reference.weights.base[layer]
         assert difference(session.em.matrix(layer) - start, editor.matrix() - start) <= 1e-7
@@ -96,7 +105,13 @@ def rect_step(reference, step, editors, session) -> None:
 
 def view(correct: list[list[int]], nll: list[list[float]], length: int = 1) -> StepView:
     rows = len(correct)
-    return StepView(torch.arange(rows), torch.full((rows,), 9.0), torch.tensor(nll), torch.tensor(correct), torch.full((rows,), length))
+    return StepView(
+        torch.arange(rows),
+        torch.full((rows,), 9.0),
+        torch.tensor(nll),
+        torch.tensor(correct),
+        torch.full((rows,), length),
+    )
 
 
 def test_most_probable_counts_in_total_and_ignores_the_bare_prompt() -> None:
@@ -123,5 +138,9 @@ def test_positive_cutoff_is_a_probability_and_zero_is_off() -> None:
 def test_batch_mean_stops_all_or_none() -> None:
     decide = BatchMeanLoss(1.0).start(2, torch.device("cpu"))
     both = view([[0] * 6] * 2, [[0.0] * 6] * 2)
-    assert decide(StepView(both.active, torch.tensor([0.1, 1.5]), both.nll, both.correct, both.target_length)).tolist() == [True, True]
-    assert decide(StepView(both.active, torch.tensor([0.1, 2.5]), both.nll, both.correct, both.target_length)).tolist() == [False, False]
+    assert decide(
+        StepView(both.active, torch.tensor([0.1, 1.5]), both.nll, both.correct, both.target_length)
+    ).tolist() == [True, True]
+    assert decide(
+        StepView(both.active, torch.tensor([0.1, 2.5]), both.nll, both.correct, both.target_length)
+    ).tolist() == [False, False]

@@ -82,7 +82,11 @@ class DenseLyapLock(DenseMEMIT):
         self.queues: list[float] = []
 
     def deviation(self) -> float:
-        value = torch.trace(self.moment @ self.w.T @ self.w) - 2 * torch.trace(self.v0k0 @ self.w.T) + torch.trace(self.v0v0)
+        value = (
+            torch.trace(self.moment @ self.w.T @ self.w)
+            - 2 * torch.trace(self.v0k0 @ self.w.T)
+            + torch.trace(self.v0v0)
+        )
         return float(value)
 
     def step(self, k: Tensor, r: Tensor) -> None:

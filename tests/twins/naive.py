@@ -118,7 +118,9 @@ def naive_keys(model, tok, request, templates: list[str], layer: int, z_layer: i
         seen: dict[str, Tensor] = {}
         hooks = [
             rewrite.register_forward_hook(lambda _m, args, _o, seen=seen: seen.__setitem__("k", args[0])),
-            block.register_forward_hook(lambda _m, _a, out, seen=seen: seen.__setitem__("h", out[0] if isinstance(out, tuple) else out)),
+            block.register_forward_hook(
+                lambda _m, _a, out, seen=seen: seen.__setitem__("h", out[0] if isinstance(out, tuple) else out)
+            ),
         ]
         with torch.no_grad():
             model(input_ids=torch.tensor([ids]))
