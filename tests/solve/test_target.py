@@ -16,12 +16,17 @@ from tests.twins.dense import DENSE
 from tests.twins.naive import naive_step, naive_target
 
 
+# GPT-J computes its attention weights in float32 whatever the model's dtype, so batches of other shapes round differently.
+FLOAT32_INSIDE = {"gptj": 1e-5}
+
+
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm().clamp_min(1e-30))
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-8), (torch.float32, 1e-3)])
 def test_values_equal_the_naive_twin(family: str, dtype: torch.dtype, limit: float) -> None:
+    limit = max(limit, FLOAT32_INSIDE.get(family, 0.0))
     session = tiny_session(family, "MEMIT", dtype=dtype, use_nas=False, v_num_grad_steps=12)
     requests = as_requests(build_requests(5))
     solved = session.solve(requests)
@@ -52,8 +57,9 @@ def test_requests_stop_on_their_own(family: str) -> None:
         alone = solver.solve([request])
         twin = naive_target(session.model, session.tok, request, FLAT, session.hparams, threshold)
         assert int(together.updates[row]) == int(alone.updates[0]) == twin.updates
-        assert difference(together.delta[row], alone.delta[0]) <= 1e-7
-        assert difference(together.delta[row], twin.delta) <= 1e-7
+        limit = max(1e-8, FLOAT32_INSIDE.get(family, 0.0))
+        assert difference(together.delta[row], alone.delta[0]) <= limit
+        assert difference(together.delta[row], twin.delta) <= limit
 
 
 def test_clamp_holds() -> None:
