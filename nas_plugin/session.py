@@ -238,8 +238,8 @@ class EditSession:
             self._restart(None)
         elif state == FOREIGN:
             logger.warning(
-                "the edited weights were changed by something else than this session: %s forgets its %d steps and goes on from the "
-                "weights as they are; statistics and anchor stay those of the unedited model",
+                "the edited weights were changed by something else than this session: %s forgets its %d steps and goes on "
+                "from the weights as they are; statistics and anchor stay those of the unedited model",
                 self.hparams.alg_name,
                 self.steps,
             )

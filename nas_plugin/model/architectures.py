@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -19,6 +19,7 @@ class Architecture:
         attention: Attention module of the block.
         rewrite: Down-projection whose weight is edited; its input is the key vector.
         final_norm: Norm between the last block and the head.
+        prefix_cache: The family's key-value cache is known to work with an explicit mask and positions.
     """
 
     block: str
@@ -26,6 +27,7 @@ class Architecture:
     attention: str
     rewrite: str
     final_norm: str
+    prefix_cache: bool = False
 
 
 _GPT = {"block": "transformer.h.{}", "mlp": "transformer.h.{}.mlp", "attention": "transformer.h.{}.attn"}
@@ -35,11 +37,16 @@ _LLAMA = Architecture(
     attention="model.layers.{}.self_attn",
     rewrite="model.layers.{}.mlp.down_proj",
     final_norm="model.norm",
+    prefix_cache=True,
 )
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "gpt2": Architecture(**_GPT, rewrite="transformer.h.{}.mlp.c_proj", final_norm="transformer.ln_f"),
-    "gptj": Architecture(**_GPT, rewrite="transformer.h.{}.mlp.fc_out", final_norm="transformer.ln_f"),
+    "gpt2": Architecture(
+        **_GPT, rewrite="transformer.h.{}.mlp.c_proj", final_norm="transformer.ln_f", prefix_cache=True
+    ),
+    "gptj": Architecture(
+        **_GPT, rewrite="transformer.h.{}.mlp.fc_out", final_norm="transformer.ln_f", prefix_cache=True
+    ),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
@@ -80,5 +87,5 @@ def architecture_of(model_type: str, hparams: Any) -> Architecture:
                 f"hyperparameters leave open: {', '.join(missing)}.{hint} Set rewrite_module_tmp, layer_module_tmp, "
                 "mlp_module_tmp, attn_module_tmp and ln_f_module in the hyperparameters."
             )
-        return Architecture(**{key: str(path) for key, path in named.items()})
-    return Architecture(**{key: path or getattr(row, key) for key, path in named.items()})
+        return Architecture(**{key: str(path) for key, path in named.items()}, prefix_cache=False)
+    return replace(row, **{key: path for key, path in named.items() if path is not None})

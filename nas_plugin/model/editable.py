@@ -52,9 +52,11 @@ class EditableModel:
         self._modules: dict[str, nn.Module] = dict(model.named_modules())
         loss_layer = self.n_layers - 1 if hparams.v_loss_layer is None else hparams.v_loss_layer
         self._check_layers((*self.layers, loss_layer))
+        self.loss_layer: int = loss_layer
         self.value_layer = self.layers[-1]
         self.value_block = self._find(self.paths.block, self.value_layer)
         self.value_mlp = self._find(self.paths.mlp, self.value_layer)
+        self.blocks_below_loss: list[nn.Module] = [self._find(self.paths.block, i) for i in range(loss_layer)]
         self.loss_block = self._find(self.paths.block, loss_layer)
         self.final_norm = self._find(self.paths.final_norm)
         head = model.get_output_embeddings()

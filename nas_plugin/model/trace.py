@@ -74,6 +74,8 @@ def forward_until(
     *,
     inputs: dict[nn.Module, Callable[[Tensor], None]] | None = None,
     outputs: dict[nn.Module, Callable[[Any], Any]] | None = None,
+    cache: Any = None,
+    **more: Any,
 ) -> Tensor:
     """Run a model up to one of its modules and stop there.
 
@@ -84,6 +86,8 @@ def forward_until(
         last: Module after which to stop.
         inputs: Module -> function that is shown the module's first input.
         outputs: Module -> function that is shown the module's output and may return a replacement.
+        cache: Cache to read and fill, or None to run without.
+        **more: Further arguments of the model's forward.
 
     Returns:
         Hidden states that `last` returned, `(batch, positions, d_model)`.
@@ -114,7 +118,13 @@ def forward_until(
         # Registered last, so that it sees what the other hooks made of the output.
         hooks.callback(last.register_forward_hook(stop).remove)
         try:
-            model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                **more,
+            )
         except _StopForward:
             pass
     return final[0]

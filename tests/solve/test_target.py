@@ -15,7 +15,6 @@ from tests.support import FLAT, METHOD_NAMES, moments, tiny_session
 from tests.twins.dense import DENSE
 from tests.twins.naive import naive_step, naive_target
 
-
 # GPT-J computes its attention weights in float32 whatever the model's dtype, so batches of other shapes round differently.
 FLOAT32_INSIDE = {"gptj": 1e-5}
 
