@@ -20,8 +20,9 @@ from nas_plugin.locate.stored import moments_for, statistics_folder
 from nas_plugin.model.editable import EditableModel
 from nas_plugin.pilots import pilot_requests
 from nas_plugin.request import EditRequest
+from nas_plugin.solve.descent import SolverSettings
 from nas_plugin.solve.stopping import BatchMeanLoss
-from nas_plugin.solve.target import SolverSettings, TargetSolver
+from nas_plugin.solve.target import TargetSolver
 from nas_plugin.write import METHODS
 
 logger = logging.getLogger(__name__)

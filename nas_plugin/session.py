@@ -22,7 +22,8 @@ from nas_plugin.model.fingerprint import weights_fingerprint
 from nas_plugin.model.trace import as_found
 from nas_plugin.report import EditReport, StepReport
 from nas_plugin.request import EditRequest, as_requests
-from nas_plugin.solve.target import SolvedTargets, SolverSettings, TargetSolver
+from nas_plugin.solve.descent import SolverSettings
+from nas_plugin.solve.target import SolvedTargets, TargetSolver
 from nas_plugin.weights import FOREIGN, RESET, ROLLED_BACK, EditedWeights
 from nas_plugin.write import METHODS, LayerEditor
 from nas_plugin.write.editor import Proposal
@@ -161,7 +162,7 @@ class EditSession:
             self.weights.open()
             solved = self._solver().solve(checked)
             targets = anchored(solved, self.foundation.anchor, self.hparams.nas_skip_factor)
-            masters = self._write(checked, targets)
+            masters = self._write(checked, solved, targets)
             self.weights.commit(
                 masters, {layer: self._editors[layer].view(matrix) for layer, matrix in masters.items()}
             )
@@ -255,23 +256,26 @@ class EditSession:
         for layer, snapshot in snapshots.items():
             self._editors[layer].restore(snapshot)
 
-    def _write(self, requests: Sequence[EditRequest], targets: AnchoredTargets) -> dict[int, Tensor]:
+    def _write(
+        self, requests: Sequence[EditRequest], solved: SolvedTargets, targets: AnchoredTargets
+    ) -> dict[int, Tensor]:
         """Spread the residual over the layers, writing each before the next is measured (MEMIT, Algorithm 1)."""
-        keys = KeyPass(self.em, self.locator, self.foundation.contexts)
         proposals: dict[int, Proposal] = {}
+        applied: dict[int, Tensor] = {}
         with as_found(self.em.model):
+            keys = (
+                KeyPass(self.em, self.locator, self.foundation.contexts, requests) if len(self.em.layers) > 1 else None
+            )
             for number, layer in enumerate(self.em.layers):
-                k, hidden = keys.run(requests, layer)
+                # The solver's clean pass has seen the first layer, on the same weights.
+                k, hidden = (solved.first_keys.T, solved.h0.T) if keys is None or number == 0 else keys.run(layer)
                 residual = (targets.z.to(hidden.device).T - hidden) / (len(self.em.layers) - number)
-                proposal = self._editors[layer].propose(self.weights.master[layer], k, residual)
-                if not bool(torch.isfinite(proposal.delta).all()):
+                proposals[layer] = self._editors[layer].propose(self.weights.master[layer], k, residual)
+                applied[layer] = proposals[layer].applied()
+                if not bool(torch.isfinite(applied[layer]).all()):
                     raise NonFiniteError(f"the update of layer {layer} is not finite; nothing was written.")
-                proposals[layer] = proposal
-                self.em.write(layer, _plus(proposal.before, proposal.delta))
-        masters = {
-            layer: _plus(proposal.before, self._editors[layer].finish(proposal))
-            for layer, proposal in proposals.items()
-        }
+                self.em.write(layer, applied[layer])
+        masters = {layer: self._editors[layer].finish(proposals[layer], applied[layer]) for layer in self.em.layers}
         for layer, proposal in proposals.items():
             self._editors[layer].absorb(proposal, masters[layer])
         return masters
@@ -294,8 +298,3 @@ class EditSession:
 
 def _grouped(templates: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(group) for group in templates)
-
-
-def _plus(matrix: Tensor, delta: Tensor) -> Tensor:
-    """Add a float64 update to a master, rounding once."""
-    return (matrix.to(torch.float64) + delta).to(matrix.dtype)

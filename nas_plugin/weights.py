@@ -34,6 +34,7 @@ class EditedWeights:
         self.em = em
         self.base = self.current()
         self.master = dict(self.base)
+        self._base_norms = {layer: float(matrix.norm()) for layer, matrix in self.base.items()}
         self._served = dict(self.base)
         self._before: tuple[dict[int, Tensor], dict[int, Tensor]] | None = None
         self._mark()
@@ -123,12 +124,12 @@ class EditedWeights:
 
     def norm_ratios(self) -> dict[int, float]:
         """Return |W| / |W0| (Frobenius) of what the model is served, by layer."""
-        return {layer: float(self._served[layer].norm() / self.base[layer].norm()) for layer in self.em.layers}
+        return {layer: float(self._served[layer].norm()) / self._base_norms[layer] for layer in self.em.layers}
 
     def total_ratio(self) -> float:
         """Return sqrt(sum |W|^2 / sum |W0|^2) over the edited layers."""
         now = sum(float(matrix.norm()) ** 2 for matrix in self._served.values())
-        base = sum(float(matrix.norm()) ** 2 for matrix in self.base.values())
+        base = sum(norm**2 for norm in self._base_norms.values())
         return float((now / base) ** 0.5)
 
     def _marks(self) -> dict[int, tuple[int, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -128,6 +128,36 @@ def forward_until(
         except _StopForward:
             pass
     return final[0]
+
+
+@contextmanager
+def skipping(blocks: Sequence[nn.Module], entering: Any) -> Iterator[None]:
+    """Let a model's first blocks hand on what the next one is to receive, without computing anything.
+
+    The instances' `forward` is replaced, so that layer numbers, masks and rotary tables of the model stay as they are.
+
+    Args:
+        blocks: Blocks to skip, from the first one on.
+        entering: Output of the last of them, in the form its successor expects.
+
+    Yields:
+        Nothing.
+    """
+
+    def hand_on(*_: Any, **__: Any) -> Any:
+        return entering
+
+    before = [block.__dict__.get("forward") for block in blocks]
+    try:
+        for block in blocks:
+            block.forward = hand_on
+        yield
+    finally:
+        for block, own in zip(blocks, before, strict=True):
+            if own is None:
+                del block.forward
+            else:
+                block.forward = own
 
 
 @contextmanager

@@ -6,18 +6,16 @@ numbers in every step of an optimisation. One clean pass records them; each step
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
 from nas_plugin.locate.sequences import PaddedBatch
 from nas_plugin.model.editable import EditableModel
-from nas_plugin.model.trace import forward_until, hidden_of, with_hidden
+from nas_plugin.model.trace import forward_until, hidden_of, skipping, with_hidden
 
 _MASKED_ATTENTION = ("eager", "sdpa")
 
@@ -30,12 +28,14 @@ class CleanPass:
         final: Hidden states of the loss layer, `(rows, positions, d_model)`.
         block: Output of the edited block as it came, a tensor or a tuple.
         value: Output of that block's MLP, `(rows, positions, d_model)`.
+        keys: Input of the first edited layer's rewrite module, `(rows, positions, d_in)`.
         cache: Keys and values of every layer, or None if the model was run without a cache.
     """
 
     final: Tensor
     block: Any
     value: Tensor
+    keys: Tensor
     cache: DynamicCache | None
 
 
@@ -67,13 +67,14 @@ def clean_pass(em: EditableModel, inputs: PaddedBatch) -> CleanPass:
             inputs.input_ids,
             inputs.attention_mask,
             em.loss_block,
+            inputs={em.rewrite[em.layers[0]]: lambda states: seen.__setitem__("keys", states)},
             outputs={
                 em.value_block: lambda output: seen.__setitem__("block", output),
                 em.value_mlp: lambda output: seen.__setitem__("value", hidden_of(output)),
             },
             cache=cache,
         )
-    return CleanPass(final, seen["block"], seen["value"], cache)
+    return CleanPass(final, seen["block"], seen["value"], seen["keys"], cache)
 
 
 def corrected_forward(em: EditableModel, inputs: PaddedBatch, clean: CleanPass) -> CorrectedForward:
@@ -234,7 +235,7 @@ class SuffixForward:
         first = (self.hidden[:, :1].to(shift.dtype) + shift[:, None]).to(self.hidden.dtype)
         entering = with_hidden(self.template, torch.cat([first, self.hidden[:, 1:]], 1))
         em = self.em
-        with _skipping(em, entering):
+        with skipping(em.blocks_below_loss[: em.value_layer + 1], entering):
             final = forward_until(
                 em.model, self.ids, self.mask, em.loss_block, cache=self.prefix, position_ids=self.positions
             )
@@ -248,27 +249,3 @@ class SuffixForward:
 
 def _keys_and_values(cache: Any, layer: int) -> tuple[Tensor, Tensor]:
     return cache.layers[layer].keys, cache.layers[layer].values
-
-
-@contextmanager
-def _skipping(em: EditableModel, entering: Any) -> Iterator[None]:
-    """Let the blocks up to the edited one hand `entering` on without computing anything.
-
-    The instances' `forward` is replaced, so that layer numbers, masks and rotary tables of the model stay as they are.
-    """
-
-    def hand_on(*_: Any, **__: Any) -> Any:
-        return entering
-
-    blocks: list[nn.Module] = em.blocks_below_loss[: em.value_layer + 1]
-    before = [block.__dict__.get("forward") for block in blocks]
-    try:
-        for block in blocks:
-            block.forward = hand_on
-        yield
-    finally:
-        for block, own in zip(blocks, before, strict=True):
-            if own is None:
-                del block.forward
-            else:
-                block.forward = own

@@ -5,11 +5,12 @@ Source: ROME (Meng et al., 2022), Eq. 4, in the form of MEMIT's released `comput
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
 
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
 from nas_plugin.errors import NonFiniteError
@@ -18,39 +19,15 @@ from nas_plugin.locate.sequences import Locator
 from nas_plugin.model.editable import EditableModel
 from nas_plugin.model.trace import as_found, hidden_of
 from nas_plugin.request import EditRequest
-from nas_plugin.solve.forward import CorrectedForward, clean_pass, corrected_forward
+from nas_plugin.solve.descent import Descent, SolverSettings
+from nas_plugin.solve.forward import CleanPass, CorrectedForward, clean_pass, corrected_forward
 from nas_plugin.solve.rows import TargetRows, target_rows
 from nas_plugin.solve.stopping import LossBelow, StepView, StoppingRule
 
-_REQUESTS_PER_BATCH = 16
-_BETAS = (0.9, 0.999)
-_EPSILON = 1e-8
+logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class SolverSettings:
-    """Numbers of the optimisation.
-
-    Attributes:
-        steps: `v_num_grad_steps`; the last one only evaluates in the released code, so there are `steps - 1` updates.
-        learning_rate: Adam's.
-        kl_factor: Weight of KL(current || initial) on "<subject> is a".
-        weight_decay: Weight of |delta| / |h0|^2.
-        clamp: Largest |delta| in units of |h0|.
-    """
-
-    steps: int
-    learning_rate: float
-    kl_factor: float
-    weight_decay: float
-    clamp: float
-
-    @classmethod
-    def from_hparams(cls, hparams: Any) -> SolverSettings:
-        """Read the numbers from a method's hyperparameters."""
-        return cls(
-            hparams.v_num_grad_steps, hparams.v_lr, hparams.kl_factor, hparams.v_weight_decay, hparams.clamp_norm_factor
-        )
+_REQUESTS_PER_BATCH = 32
+_ASK_EVERY = 4
 
 
 @dataclass(frozen=True)
@@ -63,6 +40,7 @@ class SolvedTargets:
         v0: Output of that block's MLP at the same place, `(n, d_out)`.
         loss: Objective at the last evaluation, `(n,)`.
         updates: Number of updates made, `(n,)`.
+        first_keys: Keys at the first edited layer, seen in the same pass, `(n, d_in)`.
     """
 
     delta: Tensor
@@ -70,6 +48,7 @@ class SolvedTargets:
     v0: Tensor
     loss: Tensor
     updates: Tensor
+    first_keys: Tensor
 
     @property
     def values(self) -> Tensor:
@@ -85,7 +64,11 @@ class _Evaluation:
 
 
 class TargetSolver:
-    """Solves values on the current weights; the model is left as it was found."""
+    """Solves values on the current weights; the model is left as it was found.
+
+    Attributes:
+        batch_size: Most requests solved at once.
+    """
 
     def __init__(
         self,
@@ -109,6 +92,7 @@ class TargetSolver:
         self.contexts = contexts
         self.settings = settings
         self.rule = rule if rule is not None else LossBelow()
+        self.batch_size = _REQUESTS_PER_BATCH
 
     def solve(self, requests: Sequence[EditRequest]) -> SolvedTargets:
         """Solve the values of a step's requests, each independently of the others.
@@ -122,12 +106,31 @@ class TargetSolver:
         Raises:
             NonFiniteError: A loss or a correction is NaN or infinite.
         """
-        size = _REQUESTS_PER_BATCH
+        # Alike in length, so that a batch holds little padding.
+        lengths = [len(self.locator.sequence(r, "{}", self.locator.target_ids(r)).ids) for r in requests]
+        order = sorted(range(len(requests)), key=lambda i: lengths[i])
         with as_found(self.em.model):
-            parts = [self._solve_batch(requests[i : i + size]) for i in range(0, len(requests), size)]
-        return SolvedTargets(
-            *(torch.cat([getattr(p, name) for p in parts]) for name in ("delta", "h0", "v0", "loss", "updates"))
-        )
+            parts = self._in_batches([requests[i] for i in order])
+        back = torch.tensor(sorted(range(len(order)), key=lambda i: order[i]), device=parts[0].delta.device)
+        return SolvedTargets(*(torch.cat([getattr(p, f.name) for p in parts])[back] for f in fields(SolvedTargets)))
+
+    def _in_batches(self, requests: Sequence[EditRequest]) -> list[SolvedTargets]:
+        """Solve batch by batch, halving the batch when memory runs out; it stays halved for the next steps."""
+        parts: list[SolvedTargets] = []
+        done = 0
+        while done < len(requests):
+            batch = requests[done : done + self.batch_size]
+            try:
+                parts.append(self._solve_batch(batch))
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error) or len(batch) == 1:
+                    raise
+                self.batch_size = len(batch) // 2
+                logger.warning("out of memory with %d requests at once: going on with %d", len(batch), self.batch_size)
+                clear_device_cache(garbage_collection=True)
+                continue
+            done += len(batch)
+        return parts
 
     def _solve_batch(self, requests: Sequence[EditRequest]) -> SolvedTargets:
         rows = target_rows(requests, self.locator, self.contexts, self.em.input_device)
@@ -136,37 +139,46 @@ class TargetSolver:
         h0, v0 = (states[bare].to(self.em.compute_dtype) for states in (hidden_of(clean.block), clean.value))
         with torch.no_grad():
             reference = self._log_probabilities(clean.final[rows.kl_rows, rows.inputs.lookup[rows.kl_rows]])
+            keys = self._first_keys(rows, clean)
         whole = corrected_forward(self.em, rows.inputs, clean)
-        count, device = len(requests), h0.device
-        delta, first, second = torch.zeros_like(h0), torch.zeros_like(h0), torch.zeros_like(h0)
-        loss = torch.full((count,), float("nan"), dtype=h0.dtype, device=device)
-        updates = torch.zeros(count, dtype=torch.long, device=device)
-        decide = self.rule.start(count, device)
-        active, view, forward = torch.arange(count, device=device), rows, whole
+        descent = Descent(h0, self.settings)
+        decide = self.rule.start(len(requests), h0.device)
+        # Asking which requests have stopped makes an accelerator wait; there, finished ones run along for a few steps.
+        ask_every = 1 if h0.device.type == "cpu" else _ASK_EVERY
+        active = torch.arange(len(requests), device=h0.device)
+        view, forward = rows, whole
         for step in range(1, self.settings.steps):
-            row = delta[active].requires_grad_(True)
-            evaluation = self._evaluate(view, forward, row, h0[active], reference[active])
-            loss[active] = evaluation.loss.detach()
-            if not bool(torch.isfinite(evaluation.loss).all()):
-                raise _not_finite(requests[int(active[~torch.isfinite(evaluation.loss)][0])], step)
-            seen = (evaluation.loss.detach(), evaluation.nll, evaluation.correct, view.target_length)
-            stop = decide(StepView(active, *seen))
-            (gradient,) = torch.autograd.grad(evaluation.loss.sum(), row)
-            if bool(stop.any()):
-                active, gradient = active[~stop], gradient[~stop]
+            delta = descent.delta[active].requires_grad_(True)
+            seen = self._evaluate(view, forward, delta, h0[active], reference[active])
+            loss = seen.loss.detach()
+            stop = decide(StepView(active, loss, seen.nll, seen.correct, view.target_length))
+            descent.record(active, loss, stop)
+            (gradient,) = torch.autograd.grad(seen.loss.sum(), delta)
+            descent.update(active, gradient, step)
+            if step % ask_every == 0 and not bool(descent.alive[active].all()):
+                active = descent.alive.nonzero()[:, 0]
                 if len(active) == 0:
                     break
                 view, forward = rows.take(active), whole.take(rows.rows_of(active))
-            # Adam as torch.optim has it. All requests still active have made the same number of updates.
-            first[active] = _BETAS[0] * first[active] + (1 - _BETAS[0]) * gradient
-            second[active] = _BETAS[1] * second[active] + (1 - _BETAS[1]) * gradient**2
-            scale = (second[active] / (1 - _BETAS[1] ** step)).sqrt() + _EPSILON
-            moved = delta[active] - self.settings.learning_rate * (first[active] / (1 - _BETAS[0] ** step)) / scale
-            delta[active] = _clamped(moved, self.settings.clamp * h0[active].norm(dim=1))
-            updates[active] += 1
-        if not bool(torch.isfinite(delta).all()):
-            raise NonFiniteError("a solved correction is not finite; lower v_lr, or load the model in float32.")
-        return SolvedTargets(delta, h0, v0, loss, updates)
+        self._check_finite(requests, descent)
+        return SolvedTargets(descent.delta, h0, v0, descent.loss, descent.updates, keys)
+
+    def _first_keys(self, rows: TargetRows, clean: CleanPass) -> Tensor:
+        """Average the keys of the first edited layer, which the clean pass has seen, over the contexts."""
+        every = torch.arange(len(rows.inputs.lookup), device=clean.keys.device)
+        keys = clean.keys[every, rows.inputs.lookup].to(self.em.compute_dtype)
+        keys = keys.reshape(len(rows.target_length), rows.per_request, -1)[:, : rows.contexts]
+        share = torch.tensor(self.contexts.weights, dtype=keys.dtype, device=keys.device)
+        return torch.einsum("nct,c->nt", keys, share)
+
+    def _check_finite(self, requests: Sequence[EditRequest], descent: Descent) -> None:
+        good = torch.isfinite(descent.delta).all(1) & (torch.isfinite(descent.loss) | (self.settings.steps == 1))
+        if not bool(good.all()):
+            bad = requests[int((~good).nonzero()[0])]
+            raise NonFiniteError(
+                f"the value of {bad.prompt!r} -> {bad.target!r} came out NaN or infinite; the model is damaged or overflows: "
+                "load it in a wider dtype, or lower v_lr."
+            )
 
     def _log_probabilities(self, hidden: Tensor) -> Tensor:
         return torch.log_softmax(self.em.logits(hidden), dim=1)
@@ -190,17 +202,3 @@ class TargetSolver:
         decay = delta.norm(dim=1) / h0.norm(dim=1) ** 2
         loss = nll.mean(1) + self.settings.kl_factor * kl + self.settings.weight_decay * decay
         return _Evaluation(loss, nll.detach(), correct)
-
-
-def _not_finite(request: EditRequest, step: int) -> NonFiniteError:
-    return NonFiniteError(
-        f"the loss of {request.prompt!r} -> {request.target!r} is not finite at step {step}; the model is damaged or "
-        "overflows."
-    )
-
-
-def _clamped(delta: Tensor, limit: Tensor) -> Tensor:
-    """Project each row onto the ball of its radius."""
-    norm = delta.norm(dim=1)
-    factor = torch.where(norm > limit, limit / norm, torch.ones_like(norm))
-    return delta * factor[:, None]

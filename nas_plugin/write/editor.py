@@ -14,21 +14,37 @@ from nas_plugin.write.gain import Gain, GainStep
 
 @dataclass(frozen=True)
 class Proposal:
-    """An update that is computed but not yet part of the history.
+    """An update that is computed but not yet part of the history, kept as factors: left right' (+ dense).
 
     Attributes:
-        delta: Change of W, `(d_out, d_in)`, float64.
+        before: W before the update, `(d_out, d_in)`.
+        keys: K `(d_in, n)`, float64.
+        residual: R `(d_out, n)`, float64.
         step: Factors of the gain step.
-        keys: K `(d_in, n)`.
-        residual: R `(d_out, n)`.
-        before: W before the update.
+        left: `(d_out, m)`, float64; the residual, and what a method adds.
+        right: `(d_in, m)`, float64.
+        dense: A part of full rank, `(d_out, d_in)`, or None.
     """
 
-    delta: Tensor
-    step: GainStep
+    before: Tensor
     keys: Tensor
     residual: Tensor
-    before: Tensor
+    step: GainStep
+    left: Tensor
+    right: Tensor
+    dense: Tensor | None = None
+
+    @property
+    def delta(self) -> Tensor:
+        """The update as one matrix, `(d_out, d_in)`, float64."""
+        product = self.left @ self.right.T
+        return product if self.dense is None else product + self.dense
+
+    def applied(self) -> Tensor:
+        """Return W after the update, in the type of W."""
+        dtype = self.before.dtype
+        after = torch.addmm(self.before, self.left.to(dtype), self.right.T.to(dtype))
+        return after if self.dense is None else after + self.dense.to(dtype)
 
 
 class LayerEditor:
@@ -85,11 +101,19 @@ class LayerEditor:
         """
         keys, residual = keys.to(before.device, torch.float64), residual.to(before.device, torch.float64)
         step = self.gain.solve(keys)
-        return Proposal(residual @ step.A.T, step, keys, residual, before)
+        return Proposal(before, keys, residual, step, residual, step.A)
 
-    def finish(self, proposal: Proposal) -> Tensor:
-        """Return the update that stays, once all layers of the step are written; by default the whole proposal."""
-        return proposal.delta
+    def finish(self, proposal: Proposal, applied: Tensor) -> Tensor:
+        """Return W as it stays, once all layers of the step are written; by default the update as proposed.
+
+        Args:
+            proposal: What `propose` returned.
+            applied: W with the proposal applied.
+
+        Returns:
+            W as it stays, `(d_out, d_in)`.
+        """
+        return applied
 
     def absorb(self, proposal: Proposal, after: Tensor) -> None:
         """Make a step part of the history.

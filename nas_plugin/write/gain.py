@@ -10,6 +10,7 @@ same system from scratch at every step (algebra: Woodbury identity).
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,11 @@ from torch import Tensor
 
 from nas_plugin.errors import NonFiniteError
 
+logger = logging.getLogger(__name__)
+
 _MAX_PENDING = 64
+_PROBE_EVERY = 500
+_TOLERATED = 1e-8
 
 
 @dataclass(frozen=True)
@@ -35,34 +40,44 @@ class GainStep:
 
 @dataclass(frozen=True)
 class GainSnapshot:
-    """A gain at one point of the stream; cheap, because only factors are kept."""
+    """A gain at one point of the stream; cheap, because only references are kept."""
 
     base: Tensor
-    pending: tuple[Tensor, ...]
-    keys: tuple[Tensor, ...]
+    pending: Tensor
+    absorbed: int
 
 
 class Gain:
-    """Symmetric gain H = base - sum of Y Y' over pending steps.
+    """Symmetric gain H = base - Y Y', Y being the factors of the latest steps.
 
-    Pending factors are folded into the base once there are enough of them (one large product instead of many small ones), and
-    never those of the latest step, so that a step can be taken back bit for bit.
+    Factors are folded into the base once there are 64 columns of them (one large product instead of many small ones), and
+    never those of the latest step, so that a step can be taken back bit for bit. A carried gain is probed at every 500th
+    key and rebuilt from prior and keys should it have lost its accuracy.
 
-    Memory: d^2 numbers for the base, at most 64 + n columns of d pending, and the keys of all steps (d numbers an edit) if
-    the history is carried.
+    Memory: d^2 float64 for the base; if the history is carried, d^2 more on the CPU for the prior, d numbers for each key so
+    far, and at most 64 + n columns of d pending.
     """
 
-    def __init__(self, base: Tensor, carries: bool) -> None:
+    def __init__(self, prior: Tensor, carries: bool) -> None:
         """Start from a prior.
 
         Args:
-            base: H before the first step, `(d, d)`, float64.
+            prior: H before the first step, `(d, d)`, float64; taken over, not copied.
             carries: Whether later steps see earlier keys.
         """
-        self.base = base
+        self.base = prior
         self.carries = carries
-        self.pending: list[Tensor] = []
-        self.keys: list[Tensor] = []
+        self.pending = prior[:, :0]
+        self._prior = prior.to("cpu", copy=True) if carries else None
+        self._scale = 1.0
+        self._keys: list[Tensor] = []
+        self._absorbed = 0
+        self._next_probe = _PROBE_EVERY
+
+    @property
+    def keys(self) -> Tensor:
+        """All keys absorbed, `(d, t)`."""
+        return torch.cat(self._keys, 1) if self._keys else self.base[:, :0]
 
     def apply(self, vectors: Tensor) -> Tensor:
         """Multiply by the gain.
@@ -74,9 +89,9 @@ class Gain:
             H times the vectors, `(d, m)`.
         """
         product = self.base @ vectors
-        for factor in self.pending:
-            product = product - factor @ (factor.T @ vectors)
-        return product
+        return (
+            torch.addmm(product, self.pending, self.pending.T @ vectors, alpha=-1) if self.pending.shape[1] else product
+        )
 
     def solve(self, keys: Tensor) -> GainStep:
         """Solve one step without absorbing it.
@@ -96,8 +111,8 @@ class Gain:
         factor, info = torch.linalg.cholesky_ex(system)
         if int(info) != 0 or not bool(torch.isfinite(factor).all()):
             raise NonFiniteError(
-                f"the gain system of {keys.shape[1]} keys is not positive definite or not finite; the "
-                "keys are damaged or the gain has lost its accuracy. Nothing was written."
+                f"the gain system of {keys.shape[1]} keys is not positive definite or not finite; the keys are damaged or "
+                "the gain has lost its accuracy. Nothing was written."
             )
         whitened = torch.linalg.solve_triangular(factor, product.T, upper=False)
         return GainStep(torch.linalg.solve_triangular(factor.T, whitened, upper=True).T, whitened.T)
@@ -110,37 +125,60 @@ class Gain:
             keys: Its keys.
         """
         if self.carries:
-            self.pending.append(step.Y)
-            self.keys.append(keys)
+            self.pending = torch.cat([self.pending, step.Y], 1)
+            self._keys.append(keys)
+            self._absorbed += keys.shape[1]
 
     def fold(self) -> None:
-        """Fold pending factors into the base if there are many; call before a snapshot, never after."""
-        if sum(factor.shape[1] for factor in self.pending) >= _MAX_PENDING:
-            stacked = torch.cat(self.pending, 1)
-            self.base.addmm_(stacked, stacked.T, alpha=-1)
+        """Fold pending factors into the base if there are many, and probe it; call before a snapshot, never after."""
+        if self.pending.shape[1] >= _MAX_PENDING:
+            self.base.addmm_(self.pending, self.pending.T, alpha=-1)
             # Rounding makes the product asymmetric in the last bit; left alone it would grow.
             self.base.copy_((self.base + self.base.T) / 2)
-            self.pending = []
+            self.pending = self.base[:, :0]
+        if self._absorbed >= self._next_probe:
+            self._next_probe = self._absorbed + _PROBE_EVERY
+            error = self.error()
+            if not error <= _TOLERATED:
+                logger.warning("the gain of %d keys is off by %.1e: rebuilding it from its keys", self._absorbed, error)
+                fresh = self.rebuilt()
+                self.base, self.pending = fresh.base, fresh.pending
 
-    def rebuilt(self, prior: Tensor) -> Gain:
-        """Return the gain that all keys so far give with another prior.
+    def error(self) -> float:
+        """Measure how far H is from (prior^-1 + K K')^-1, on a random vector.
+
+        Returns:
+            |H v + H0 K K' H v - H0 v| / |H0 v|, which is zero in exact arithmetic; 0 for a gain without history.
+        """
+        if self._prior is None or not self._keys:
+            return 0.0
+        prior, keys = self._prior.to(self.base.device) * self._scale, self.keys
+        generator = torch.Generator().manual_seed(self._absorbed)
+        probe = torch.randn(len(prior), 1, generator=generator, dtype=torch.float64).to(prior.device)
+        wanted, got = prior @ probe, self.apply(probe)
+        return float((got + prior @ (keys @ (keys.T @ got)) - wanted).norm() / wanted.norm())
+
+    def rebuilt(self, scale: float | None = None) -> Gain:
+        """Return the gain that prior and keys give when computed at once.
 
         Args:
-            prior: New H before the first step, `(d, d)`; taken over, not copied.
+            scale: Factor on the prior the gain was made with; None keeps the present one.
 
         Returns:
             A new gain with the same history.
         """
-        fresh = Gain(prior, self.carries)
-        if self.keys:
-            keys = torch.cat(self.keys, 1)
-            fresh.pending = [fresh.solve(keys).Y]
-            fresh.keys = list(self.keys)
+        prior = self._prior if self._prior is not None else self.base
+        scale = self._scale if scale is None else scale
+        fresh = Gain((prior * scale).to(self.base.device), carries=False)
+        fresh.carries, fresh._prior, fresh._scale = self.carries, self._prior, scale
+        if self._keys:
+            fresh.pending = fresh.solve(self.keys).Y
+        fresh._keys, fresh._absorbed, fresh._next_probe = list(self._keys), self._absorbed, self._next_probe
         return fresh
 
     def snapshot(self) -> GainSnapshot:
         """Return the present state; it stays valid until the next `fold`."""
-        return GainSnapshot(self.base, tuple(self.pending), tuple(self.keys))
+        return GainSnapshot(self.base, self.pending, len(self._keys))
 
     def restore(self, snapshot: GainSnapshot) -> None:
         """Go back to a snapshot, bit for bit.
@@ -148,4 +186,6 @@ class Gain:
         Args:
             snapshot: Taken since the last `fold`.
         """
-        self.base, self.pending, self.keys = snapshot.base, list(snapshot.pending), list(snapshot.keys)
+        self.base, self.pending = snapshot.base, snapshot.pending
+        del self._keys[snapshot.absorbed :]
+        self._absorbed = sum(keys.shape[1] for keys in self._keys)

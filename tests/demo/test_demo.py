@@ -124,7 +124,9 @@ def test_logits_do_not_depend_on_what_else_is_asked(embedded) -> None:
 def test_collapse_point_and_verdict() -> None:
     plain, nas = stream("MEMIT", False, [80, 60, 70]), stream("MEMIT", True, [90, 80, 75])
     assert plain.collapse_point == 20 and nas.collapse_point is None
-    assert report.verdicts([plain, nas]) == ["MEMIT: collapses at 20 edits; with NAS not within 30 (1.5 times as many or more)."]
+    assert report.verdicts([plain, nas]) == [
+        "MEMIT: collapses at 20 edits; with NAS not within 30 (1.5 times as many or more)."
+    ]
     later = stream("MEMIT", True, [90, 80, 59.9])
     assert report.verdicts([plain, later]) == ["MEMIT: collapses at 20 edits; with NAS at 30 (1.5 times as many)."]
     assert "no collapse" in report.verdicts([nas, stream("MEMIT", False, [90, 90, 90])])[0]
@@ -142,7 +144,9 @@ def test_plans_differ_in_nas_only_and_results_do_not_depend_on_processes() -> No
 
 @pytest.mark.parametrize("method", ["RECT", "LyapLock"])
 def test_the_command_runs_any_method(method: str, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["demo", "--method", method, "--edits", "2", "--every", "1", "--out", str(tmp_path / "new")])
+    result = CliRunner().invoke(
+        app, ["demo", "--method", method, "--edits", "2", "--every", "1", "--out", str(tmp_path / "new")]
+    )
     assert result.exit_code == 0, result.output
     assert f"NAS-{method}" in result.output
     assert (tmp_path / "new" / "demo.png").read_bytes()[:4] == b"\x89PNG"

@@ -50,6 +50,8 @@ def accelerators_are_cpu(needed: bool) -> Iterator[None]:
     if not needed:
         yield
         return
+    with torch.device("meta"):
+        torch.empty(0)  # torch lists its factories once, on first use, and must not list the replacements
     patches = [patch.object(torch, name, _redirected(getattr(torch, name))) for name in _FACTORIES]
     patches += [patch.object(cls, "to", _moved(cls.to)) for cls in (torch.Tensor, torch.nn.Module, BatchEncoding)]
     for each in patches:

@@ -11,13 +11,14 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from nas_plugin.easyedit.hook import arm, disarm
 from nas_plugin.easyedit.host import armed_finders, load_host
-from nas_plugin.easyedit.host_guard import untouched_process
+from nas_plugin.easyedit.host_guard import _accelerator_rng, untouched_process
 from nas_plugin.easyedit.host_stubs import missing_packages, stubs
 from nas_plugin.easyedit.registry import register
 from nas_plugin.errors import HostMissingError, NasPluginError
@@ -195,6 +196,23 @@ def test_a_broken_package_counts_as_missing(monkeypatch, tmp_path) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     assert "fairscale" in missing_packages()
     assert not [name for name in sys.modules if name.startswith("fairscale")]
+
+
+@pytest.mark.parametrize(("ready", "expected"), [(True, [("set", "states")]), (False, [("seed", 11)])])
+def test_random_state_of_an_accelerator(ready, expected) -> None:
+    """Restored where it is running; where it is not, never started: seeds are queued there, and ours comes last."""
+    calls: list[tuple[str, object]] = []
+    device = SimpleNamespace(
+        is_initialized=lambda: ready,
+        get_rng_state_all=lambda: "states",
+        set_rng_state_all=lambda states: calls.append(("set", states)),
+        manual_seed_all=lambda seed: calls.append(("seed", seed)),
+    )
+    accelerator = SimpleNamespace(is_available=lambda: True, current_accelerator=lambda: SimpleNamespace(type="chip"))
+    restore = _accelerator_rng(SimpleNamespace(accelerator=accelerator, chip=device, initial_seed=lambda: 11))
+    assert calls == []
+    restore()
+    assert calls == expected
 
 
 def test_the_guard_restores_also_after_an_error(monkeypatch) -> None:

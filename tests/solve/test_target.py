@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from nas_plugin.request import as_requests
+from nas_plugin.solve.descent import SolverSettings
 from nas_plugin.solve.stopping import BatchMeanLoss, LossBelow, MostProbable, StepView
-from nas_plugin.solve.target import SolverSettings, TargetSolver
+from nas_plugin.solve.target import TargetSolver
 from tests.conftest import build_requests
 from tests.support import FLAT, METHOD_NAMES, moments, tiny_session
 from tests.twins.dense import DENSE

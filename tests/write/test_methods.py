@@ -55,7 +55,7 @@ def run_ours(name: str, numbers: Numbers, n: int, steps: int):
     for keys, residual in stream(generator, n, steps):
         editor.fold()
         proposal = editor.propose(w, keys, residual)
-        w = w + editor.finish(proposal)
+        w = editor.finish(proposal, proposal.applied())
         editor.absorb(proposal, w)
     return editor, w, editor.view(w)
 
@@ -128,7 +128,7 @@ def test_lyaplock_queue_follows_the_unreduced_one_and_moves() -> None:
     for keys, residual in stream(generator, 1, 30):
         queues.append(editor.queue)
         proposal = editor.propose(w, keys, residual)
-        w = w + editor.finish(proposal)
+        w = editor.finish(proposal, proposal.applied())
         editor.absorb(proposal, w)
         twin.step(keys, residual)
     assert max(queues) > 1.5
@@ -144,12 +144,12 @@ def test_snapshot_takes_a_step_back_bit_for_bit(name: str) -> None:
         editor.fold()
         snapshot = editor.snapshot()
         first = editor.propose(w, keys, residual)
-        first_w = w + editor.finish(first)
+        first_w = editor.finish(first, first.applied())
         editor.absorb(first, first_w)
         editor.restore(snapshot)
         again = editor.propose(w, keys, residual)
         assert torch.equal(first.delta, again.delta)
-        w = w + editor.finish(again)
+        w = editor.finish(again, again.applied())
         editor.absorb(again, w)
 
 
@@ -171,7 +171,7 @@ def test_rebuilt_gain_equals_the_recursion() -> None:
     for keys, _ in stream(generator, 2, 50):
         gain.fold()
         gain.absorb(gain.solve(keys), keys)
-    rebuilt = gain.rebuilt(covariance_prior(moment, 1.0))
+    rebuilt = gain.rebuilt()
     probe = torch.randn(D_IN, 3, generator=generator, dtype=torch.float64)
     assert torch.allclose(gain.apply(probe), rebuilt.apply(probe), rtol=1e-8, atol=1e-10)
 
@@ -190,3 +190,27 @@ def test_priors_refuse_what_they_cannot_use(caplog: pytest.LogCaptureFixture) ->
     singular = torch.diag(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64))
     assert torch.isfinite(covariance_prior(singular, 1.0)).all()
     assert "singular" in caplog.text
+
+
+def test_a_gain_that_lost_its_accuracy_is_rebuilt(caplog: pytest.LogCaptureFixture) -> None:
+    _, moment, generator = problem()
+    gain, honest = (Gain(covariance_prior(moment, 1.0), carries=True) for _ in range(2))
+    for number, (keys, _) in enumerate(stream(generator, 4, 140)):
+        for each in (gain, honest):
+            each.fold()
+            each.absorb(each.solve(keys), keys)
+        if number == 100:
+            assert gain.error() <= 1e-10
+            gain.base.mul_(1.001)
+            assert gain.error() > 1e-4
+    assert "rebuilding it from its keys" in caplog.text
+    probe = torch.randn(D_IN, 3, generator=generator, dtype=torch.float64)
+    assert torch.allclose(gain.apply(probe), honest.apply(probe), rtol=1e-7, atol=1e-12)
+
+
+def test_a_gain_without_history_keeps_no_prior_and_no_keys() -> None:
+    _, moment, generator = problem()
+    gain = Gain(covariance_prior(moment, 1.0), carries=False)
+    keys, _ = next(stream(generator, 1, 1))
+    gain.absorb(gain.solve(keys), keys)
+    assert gain._prior is None and gain.keys.shape[1] == 0 and gain.error() == 0.0

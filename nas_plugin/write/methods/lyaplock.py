@@ -10,11 +10,13 @@ rho being what the last step asked for and did not achieve. D(W) = tr((W - W0) C
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from nas_plugin.errors import NonFiniteError
 from nas_plugin.write.editor import LayerEditor, Proposal
 from nas_plugin.write.priors import covariance_prior
 
@@ -31,7 +33,6 @@ class LyapLock(LayerEditor):
     def __init__(self, w0: Tensor, moment: Tensor, hparams: Any) -> None:
         """Factorise the prior and start the queue; see `LayerEditor`."""
         super().__init__(w0, moment, hparams)
-        self._inverse = self.gain.base.clone()
         self._moment64 = moment.to(w0.device, torch.float64)
         self.queue = 1.0
         self._solved_queue = 1.0
@@ -44,22 +45,23 @@ class LyapLock(LayerEditor):
 
     def propose(self, before: Tensor, keys: Tensor, residual: Tensor) -> Proposal:
         """Compute the update with its corrections; see `LayerEditor.propose`."""
-        gain = self.gain
-        if self.queue != self._solved_queue:
-            self.gain = self.gain.rebuilt(self._inverse / self.queue)
+        gain, change = self.gain, self.queue - self._solved_queue
+        if change:
+            self.gain = gain.rebuilt(1 / self.queue)
         try:
             plain = super().propose(before, keys, residual)
-            delta = plain.delta
-            if self._last is not None:
-                last_keys, unachieved = self._last
-                delta = delta - unachieved @ self._after(plain, last_keys).T
-            if self.queue != self._solved_queue:
-                pull = self.hparams.mom2_update_weight * self._change(before) @ self._moment64
-                delta = delta - (self.queue - self._solved_queue) * self._after(plain, pull.T).T
-        except BaseException:
+        except NonFiniteError:
             self.gain = gain
             raise
-        return Proposal(delta, plain.step, plain.keys, plain.residual, before)
+        left, right, dense = plain.left, plain.right, None
+        if self._last is not None:
+            last_keys, unachieved = self._last
+            left = torch.cat([left, -unachieved], 1)
+            right = torch.cat([right, self._after(plain, last_keys)], 1)
+        if change:
+            pull = change * self.hparams.mom2_update_weight * self._change(before) @ self._moment64
+            dense = -self._after(plain, pull.T).T
+        return replace(plain, left=left, right=right, dense=dense)
 
     def absorb(self, proposal: Proposal, after: Tensor) -> None:
         """Absorb the keys and move the queue (LyapLock, Eq. 9 in the normalised form); see `LayerEditor.absorb`."""

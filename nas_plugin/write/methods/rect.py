@@ -14,9 +14,10 @@ _EPSILON = 1e-8
 class RECT(MEMIT):
     """Keeps only the largest relative changes of each step (40 % in the reference)."""
 
-    def finish(self, proposal: Proposal) -> Tensor:
-        """Return the masked update; see `LayerEditor.finish`."""
-        return kept_changes(proposal.delta, proposal.before.to(torch.float64), self.hparams.rect_keep)
+    def finish(self, proposal: Proposal, applied: Tensor) -> Tensor:
+        """Return W with the masked update; see `LayerEditor.finish`."""
+        before = proposal.before.to(torch.float64)
+        return (before + kept_changes(proposal.delta, before, self.hparams.rect_keep)).to(applied.dtype)
 
 
 def kept_changes(delta: Tensor, before: Tensor, keep: float) -> Tensor:
