@@ -44,8 +44,8 @@ def demo(
         Method.MEMIT,
         Method.AlphaEdit,
     ],
-    edits: Annotated[int, typer.Option(min=1, help="Length of the edit stream.")] = 300,
-    every: Annotated[int, typer.Option(min=1, help="Edits between checkpoints.")] = 10,
+    edits: Annotated[int, typer.Option(min=1, help="Length of the edit stream.")] = 440,
+    every: Annotated[int, typer.Option(min=1, help="Edits between checkpoints.")] = 20,
     seed: Annotated[int, typer.Option(help="Decides which facts are edited, and in which order.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the picture and the numbers.")] = Path("nas-demo"),
 ) -> None:

@@ -12,7 +12,6 @@ from nas_plugin.demo.stream import COLLAPSED, Stream
 
 # Okabe and Ito's palette: told apart with any colour vision; line styles repeat the difference.
 _STYLE = {False: ("#D55E00", "--", "o"), True: ("#0072B2", "-", "s")}
-_NORM_ALPHA = 0.45
 
 
 def table(streams: Sequence[Stream], every: int) -> Table:
@@ -69,7 +68,7 @@ def verdicts(streams: Sequence[Stream]) -> list[str]:
 
 
 def draw(streams: Sequence[Stream], path: Path) -> None:
-    """Draw score and norm ratio against edits, one panel a method, collapse points marked.
+    """Draw score above norm ratio against edits, one column a method, collapse points marked.
 
     Args:
         streams: Results.
@@ -81,46 +80,36 @@ def draw(streams: Sequence[Stream], path: Path) -> None:
     from matplotlib.figure import Figure
 
     methods = list(dict.fromkeys(stream.plan.method for stream in streams))
-    figure = Figure(figsize=(5.2 * len(methods) + 0.6, 4.4), layout="constrained")
-    axes = figure.subplots(1, len(methods), squeeze=False)[0]
-    for axis, method in zip(axes, methods, strict=True):
-        norms = axis.twinx()
+    lowest = min(checkpoint.score for stream in streams for checkpoint in stream.checkpoints)
+    figure = Figure(figsize=(4.8 * len(methods) + 0.6, 6.0), layout="constrained")
+    axes = figure.subplots(2, len(methods), squeeze=False, sharex="col", sharey="row", height_ratios=(3, 2))
+    for (scores, norms), method in zip(axes.T, methods, strict=True):
         for stream in (s for s in streams if s.plan.method == method):
-            _draw_stream(axis, norms, stream)
-        axis.axhline(COLLAPSED, color="0.6", linewidth=0.8, linestyle=":")
-        axis.annotate(
-            "collapse line: score 60",
-            (0.02, COLLAPSED),
-            (0, 3),
-            textcoords="offset points",
-            xycoords=("axes fraction", "data"),
-            color="0.4",
-            fontsize=8,
-        )
-        axis.set(title=method, xlabel="edits", ylabel="score (thick lines)", ylim=(0, 103), xlim=(0, None))
-        norms.set(ylabel="‖W‖ / ‖W₀‖ (thin lines)", ylim=(0, None))
-        axis.set_zorder(norms.get_zorder() + 1)
-        axis.patch.set_visible(False)
-        axis.legend(loc="lower left", fontsize=9, framealpha=0.9)
-    figure.suptitle("One edit after another on the embedded model: the same editor without and with norm anchoring")
+            _draw_stream(scores, norms, stream)
+        scores.axhline(COLLAPSED, color="0.45", linewidth=0.9, linestyle=":")
+        scores.annotate(
+            "collapsed: score 60 or less", (0.01, COLLAPSED), (0, -3), textcoords="offset points",
+            xycoords=("axes fraction", "data"), ha="left", va="top", color="0.35", fontsize=8,
+        )  # fmt: skip
+        scores.set(title=method, ylim=(min(40, lowest - 5), 102))
+        scores.legend(loc="upper right", fontsize=9)
+        norms.set(xlabel="edits, one after another", xlim=(0, None), ylim=(0, None))
+    axes[0, 0].set_ylabel("score over all edits so far")
+    axes[1, 0].set_ylabel("‖W‖ / ‖W₀‖")
+    figure.suptitle("The embedded model under the same editor, without and with norm anchoring")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
 
-def _draw_stream(axis: Any, norms: Any, stream: Stream) -> None:
+def _draw_stream(scores: Any, norms: Any, stream: Stream) -> None:
     colour, line, marker = _STYLE[stream.plan.use_nas]
-    edits = [c.edits for c in stream.checkpoints]
-    collapse = stream.collapse_point
-    label = f"{stream.plan.label} (collapse: {collapse if collapse is not None else 'none'})"
-    axis.plot(edits, [c.score for c in stream.checkpoints], color=colour, linestyle=line, linewidth=2.2, label=label)
-    norms.plot(
-        [0, *edits],
-        [1.0, *(c.norm_ratio for c in stream.checkpoints)],
-        color=colour,
-        linestyle=line,
-        linewidth=1,
-        alpha=_NORM_ALPHA,
-    )
+    edits, collapse = [c.edits for c in stream.checkpoints], stream.collapse_point
+    label = f"{stream.plan.label}: " + (f"collapse at {collapse}" if collapse is not None else "no collapse")
+    drawn = {"color": colour, "linestyle": line, "linewidth": 2}
+    scores.plot(edits, [c.score for c in stream.checkpoints], label=label, **drawn)
+    norms.plot([0, *edits], [1.0, *(c.norm_ratio for c in stream.checkpoints)], **drawn)
     if collapse is not None:
         height = next(c.score for c in stream.checkpoints if c.edits == collapse)
-        axis.plot([collapse], [height], marker=marker, markersize=9, color=colour, markeredgecolor="white", zorder=5)
+        scores.plot([collapse], [height], marker=marker, markersize=10, color=colour, markeredgecolor="white", zorder=5)
+        for axis in (scores, norms):
+            axis.axvline(collapse, color=colour, linewidth=0.8, alpha=0.5)

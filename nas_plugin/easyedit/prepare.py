@@ -130,12 +130,24 @@ def _load(name: str, hparams: NASHparams) -> Preloaded:
         from nas_plugin.demo import load_demo
 
         return Preloaded(*load_demo(dtype), name=DEMO)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    tok = AutoTokenizer.from_pretrained(name)
+    tok = _tokenizer(name)
     if tok.pad_token is None:
         tok.pad_token = tok.eos_token
     tok.padding_side = "left"
     device_map = "auto" if hparams.model_parallel else None
     model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, device_map=device_map)
     return Preloaded(model, tok)
+
+
+def _tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except ValueError as error:
+        # Transformers 5 saves a class name that 4.57 lacks; the tokenizer.json beside it is the same for both.
+        if "TokenizersBackend" not in str(error):
+            raise
+        return PreTrainedTokenizerFast.from_pretrained(name)

@@ -62,10 +62,10 @@ class NASHparams:
     layers: tuple[int, ...] = (0,)
     fact_token: str = "subject_last"
     v_num_grad_steps: int = 25
-    v_lr: float = 0.5
+    v_lr: float = 2.5
     v_loss_layer: int | None = None
     v_weight_decay: float = 0.5
-    clamp_norm_factor: float = 3.0
+    clamp_norm_factor: float = 12.0
     kl_factor: float = 0.0625
     mom2_update_weight: float = 10.0
     # Second moments of the rewrite module's input.

@@ -50,7 +50,8 @@ class NASAlphaEditHparams(NASHparams):
     file_defaults: ClassVar[dict[str, Any]] = {**NASHparams.file_defaults, "nullspace_threshold": 0.02, "L2": 10.0}
 
     alg_name: str = "NAS-AlphaEdit"
-    nullspace_threshold: float = 0.02
+    v_lr: float = 1.5
+    nullspace_threshold: float = 0.1
     """Directions of the second moment with a smaller eigenvalue count as its null space."""
     L2: float = 1.0
     """Ridge weight of the update."""
@@ -68,7 +69,8 @@ class NASENCOREHparams(NASHparams):
     }
 
     alg_name: str = "NAS-ENCORE"
-    update_norm_lambda: float = 0.01
+    v_lr: float = 1.5
+    update_norm_lambda: float = 1.0
     """Weight of the squared norm of each update."""
     prob_cutoff: float = -2.0
     """Early stop. Below 0: once all target tokens were the most probable ones in that many iterations; above 0: once

@@ -36,7 +36,7 @@ def texts_of(source: str | Path | Sequence[str]) -> Iterator[str]:
     elif str(source) == DEMO:
         from nas_plugin.demo.world import World
 
-        documents = World().documents()
+        documents = iter(World().moment_texts())
     elif Path(source).suffix in (".txt", ".json", ".jsonl"):
         documents = _from_file(Path(source))
     else:

@@ -12,18 +12,19 @@ from easyedit_support import staying, weights
 
 from nas_plugin import hparams as hyperparameters
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-pytestmark = [pytest.mark.contract, pytest.mark.skipif(not DATA.is_dir(), reason="no shared data beside this checkout")]
+pytestmark = pytest.mark.contract
 LOG = logging.getLogger(__name__)
 
 
 @pytest.mark.parametrize("method", ["MEMIT", "PRUNE", "RECT", "AlphaEdit", "ENCORE", "LyapLock"])
-def test_fifty_counterfact_edits(host_on_cpu, tmp_path, caplog, method) -> None:
-    records = json.loads((DATA / "counterfact" / "counterfact-easyedit-10000.json").read_text(encoding="utf-8"))[:50]
+def test_fifty_counterfact_edits(host_on_cpu, shared_data: Path, tmp_path, caplog, method) -> None:
+    records = json.loads((shared_data / "counterfact" / "counterfact-easyedit-10000.json").read_text(encoding="utf-8"))[
+        :50
+    ]
     hparams = getattr(hyperparameters, f"NAS{method}Hparams").from_hparams(
         "stories260K",
-        model_name=str(DATA / "models" / "stories260K"),
-        mom2_dataset=str(DATA / "text" / "tinystories-1000.json"),
+        model_name=str(shared_data / "models" / "stories260K"),
+        mom2_dataset=str(shared_data / "text" / "tinystories-1000.json"),
         mom2_n_samples=200,
         nas_n_pilots=20,
         v_num_grad_steps=10,
