@@ -6,13 +6,14 @@ VENV_WHEEL := .venv-wheel
 # One thread per process: the test suite runs two processes.
 RUN := OMP_NUM_THREADS=1
 
-.PHONY: help demo test test-tf4 lint format wheel-test clean
+.PHONY: help demo test test-tf4 bench lint format wheel-test clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo        one edit stream through MEMIT and AlphaEdit, each plain and with NAS"
 	@echo "make test        the test suite"
 	@echo "make test-tf4    the test suite on the oldest supported transformers"
+	@echo "make bench       measured ratios against the references, into benchmarks/results (hours; see benchmarks/README.md)"
 	@echo "make lint        style and types"
 	@echo "make format      rewrite the files in the house style"
 	@echo "make wheel-test  build the wheel, install it in an empty environment, check what it carries"
@@ -26,6 +27,9 @@ test: $(VENV)/.installed
 
 test-tf4: $(VENV_TF4)/.installed
 	$(RUN) $(VENV_TF4)/bin/python -m pytest -n 2
+
+bench: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

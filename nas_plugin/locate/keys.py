@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas_plugin.locate.contexts import ContextTemplates
 from nas_plugin.locate.sequences import Locator, PaddedBatch, TokenSequence, pad
 from nas_plugin.model.editable import EditableModel
-from nas_plugin.model.trace import forward_until, hidden_of, skipping
+from nas_plugin.model.trace import forward_until, skipping
 from nas_plugin.request import EditRequest
 
 _ROWS_PER_PASS = 128
@@ -20,8 +21,9 @@ _ROWS_PER_PASS = 128
 class KeyPass:
     """Collects keys at the subject's last token (MEMIT, Eq. 19 and its released `compute_ks`), for one step.
 
-    Tokens after the subject cannot reach it and are left out. Writing a layer changes nothing below its block, so that each
-    pass starts at the block that the pass before it has led to a write of.
+    Tokens after the subject cannot reach it and are left out. Rows in a context stop at the edited layer; only the bare prompts
+    go on to the last one. And since writing a layer changes nothing below its block, each pass starts at the block that was
+    written after the pass before it.
     """
 
     def __init__(
@@ -37,16 +39,15 @@ class KeyPass:
         """
         self.em = em
         self.contexts = contexts
-        per_pass = max(1, _ROWS_PER_PASS // len(contexts.flat))
-        rows = [[_up_to_subject(locator.sequence(r, template)) for template in contexts.flat] for r in requests]
-        self._batches = [
-            pad([row for group in rows[i : i + per_pass] for row in group], locator.pad_id, em.input_device)
-            for i in range(0, len(rows), per_pass)
-        ]
-        self._entering: list[tuple[int, Any]] = [(0, None)] * len(self._batches)
+        flat = contexts.flat
+        rows = [[locator.sequence(r, template).up_to_subject() for template in flat] for r in requests]
+        per_pass = max(1, _ROWS_PER_PASS // len(flat))
+        chunks = [rows[i : i + per_pass] for i in range(0, len(rows), per_pass)]
+        self._in_contexts = [self._rows([row for group in chunk for row in group], locator) for chunk in chunks]
+        self._bare = [self._rows([group[0] for group in chunk], locator) for chunk in chunks]
 
     def run(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Read keys at one layer and hidden states at the last edited block, from the same pass.
+        """Read keys at one layer and hidden states at the last edited block.
 
         Args:
             layer: Edited layer; later calls must ask for later ones.
@@ -55,39 +56,55 @@ class KeyPass:
             Keys `(d_in, n)` and hidden states `(d_out, n)`, in the compute dtype. The hidden states are those of the
             bare prompt, as in every released implementation.
         """
-        parts = [self._pass(number, batch, layer) for number, batch in enumerate(self._batches)]
-        return torch.cat([keys for keys, _ in parts], 1), torch.cat([hidden for _, hidden in parts], 1)
+        em, dtype = self.em, self.em.compute_dtype
+        keys, hidden = [], []
+        share = torch.tensor(self.contexts.weights, dtype=dtype)
+        for rows, bare in zip(self._in_contexts, self._bare, strict=True):
+            seen = rows.at_subject(layer, em.rewrite[layer], wants_input=True).to(dtype)
+            keys.append(torch.einsum("nct,c->tn", seen.unflatten(0, (-1, len(share))), share.to(seen.device)))
+            hidden.append(bare.at_subject(layer, em.value_block, wants_input=False).to(dtype).T)
+        return torch.cat(keys, 1), torch.cat(hidden, 1)
 
-    def _pass(self, number: int, batch: PaddedBatch, layer: int) -> tuple[Tensor, Tensor]:
+    def _rows(self, sequences: list[TokenSequence], locator: Locator) -> _Rows:
+        return _Rows(self.em, pad(sequences, locator.pad_id, self.em.input_device))
+
+
+@dataclass
+class _Rows:
+    """A batch that is run again and again, each time from a later block on."""
+
+    em: EditableModel
+    batch: PaddedBatch
+    first: int = 0
+    entering: Any = None
+
+    def at_subject(self, layer: int, last: nn.Module, wants_input: bool) -> Tensor:
+        """Run up to a module; return its input or output at the subject's last token, `(rows, d)`.
+
+        What enters the block of `layer` is kept: no later write changes it.
+
+        Args:
+            layer: Edited layer of this pass.
+            last: Module to stop after.
+            wants_input: Return what enters `last` instead of what leaves it.
+
+        Returns:
+            States `(rows, d)`.
+        """
         em, seen = self.em, dict[str, Any]()
         outputs = {}
         if layer > 0:
             outputs[em.blocks_below_loss[layer - 1]] = lambda output: seen.__setitem__("entering", output)
-        first, entering = self._entering[number]
-        with torch.no_grad(), skipping(em.blocks_below_loss[:first], entering):
-            hidden = forward_until(
+        with torch.no_grad(), skipping(em.blocks_below_loss[: self.first], self.entering):
+            states = forward_until(
                 em.model,
-                batch.input_ids,
-                batch.attention_mask,
-                em.value_block,
-                inputs={em.rewrite[layer]: lambda states: seen.__setitem__("keys", states)},
+                self.batch.input_ids,
+                self.batch.attention_mask,
+                last,
+                inputs={last: lambda given: seen.__setitem__("input", given)},
                 outputs=outputs,
             )
         if layer > 0:
-            self._entering[number] = (layer, seen["entering"])
-        templates = len(self.contexts.flat)
-        keys = _at(seen["keys"], batch.lookup).to(em.compute_dtype)
-        keys = keys.reshape(len(keys) // templates, templates, -1)
-        share = torch.tensor(self.contexts.weights, dtype=keys.dtype, device=keys.device)
-        bare = _at(hidden, batch.lookup)[::templates].to(em.compute_dtype)
-        return torch.einsum("nct,c->tn", keys, share), bare.T
-
-
-def _up_to_subject(row: TokenSequence) -> TokenSequence:
-    return TokenSequence(row.ids[: row.lookup + 1], row.lookup, row.lookup + 1)
-
-
-def _at(states: Tensor, lookup: Tensor) -> Tensor:
-    """Pick one position per row: `(rows, positions, d)` -> `(rows, d)`."""
-    states = hidden_of(states)
-    return states[torch.arange(states.shape[0], device=states.device), lookup.to(states.device)]
+            self.first, self.entering = layer, seen["entering"]
+        states = seen["input"] if wants_input else states
+        return states[torch.arange(len(states), device=states.device), self.batch.lookup.to(states.device)]

@@ -33,6 +33,10 @@ class TokenSequence:
     lookup: int
     prompt_length: int
 
+    def up_to_subject(self) -> TokenSequence:
+        """Return the sequence without the tokens after the subject."""
+        return TokenSequence(self.ids[: self.lookup + 1], self.lookup, self.lookup + 1)
+
 
 @dataclass(frozen=True)
 class PaddedBatch:
@@ -151,9 +155,9 @@ class Locator:
             request: The request.
 
         Returns:
-            The sequence.
+            The sequence up to the subject's last token, where the term is read: what follows cannot reach it.
         """
-        return self._located(f"{request.subject} is a", 0, len(request.subject), ())
+        return self._located(f"{request.subject} is a", 0, len(request.subject), ()).up_to_subject()
 
     def _located(self, text: str, start: int, end: int, target: Sequence[int]) -> TokenSequence:
         ids, offsets = self._encode(text)

@@ -106,9 +106,9 @@ class TargetSolver:
         Raises:
             NonFiniteError: A loss or a correction is NaN or infinite.
         """
-        # Alike in length, so that a batch holds little padding.
-        lengths = [len(self.locator.sequence(r, "{}", self.locator.target_ids(r)).ids) for r in requests]
-        order = sorted(range(len(requests)), key=lambda i: lengths[i])
+        # Alike in the tokens that every step runs over, from the subject's last one on, so that a batch holds little padding.
+        bare = [self.locator.sequence(request, "{}", self.locator.target_ids(request)) for request in requests]
+        order = sorted(range(len(requests)), key=lambda i: (len(bare[i].ids) - bare[i].lookup, len(bare[i].ids)))
         with as_found(self.em.model):
             parts = self._in_batches([requests[i] for i in order])
         back = torch.tensor(sorted(range(len(order)), key=lambda i: order[i]), device=parts[0].delta.device)

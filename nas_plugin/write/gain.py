@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 _MAX_PENDING = 64
 _PROBE_EVERY = 500
 _TOLERATED = 1e-8
+_BAND = 512
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Gain:
         if self.pending.shape[1] >= _MAX_PENDING:
             self.base.addmm_(self.pending, self.pending.T, alpha=-1)
             # Rounding makes the product asymmetric in the last bit; left alone it would grow.
-            self.base.copy_((self.base + self.base.T) / 2)
+            _symmetrise(self.base)
             self.pending = self.base[:, :0]
         if self._absorbed >= self._next_probe:
             self._next_probe = self._absorbed + _PROBE_EVERY
@@ -189,3 +190,12 @@ class Gain:
         self.base, self.pending = snapshot.base, snapshot.pending
         del self._keys[snapshot.absorbed :]
         self._absorbed = sum(keys.shape[1] for keys in self._keys)
+
+
+def _symmetrise(matrix: Tensor) -> None:
+    """Replace a square matrix by the mean of itself and its transpose, in place, a band of rows at a time."""
+    for start in range(0, len(matrix), _BAND):
+        stop = start + _BAND
+        band = (matrix[start:stop, start:] + matrix[start:, start:stop].T) / 2
+        matrix[start:stop, start:] = band
+        matrix[start:, start:stop] = band.T
