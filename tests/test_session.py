@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from nas_plugin.errors import EditedModelError, NonFiniteError, SubjectNotFoundError
+from nas_plugin.model import tensor_digest
 from nas_plugin.session import EditSession
 from tests.conftest import build_model, build_requests, build_tokenizer
 from tests.support import METHOD_NAMES, TEMPLATES, all_equal, edited_matrices, moments, tiny_hparams, tiny_session
@@ -127,6 +132,32 @@ def test_interleaved_sessions_equal_separate_ones(left: str, right: str) -> None
         a.edit(request)
         b.edit(request)
     assert all_equal(edited_matrices(a), apart[0]) and all_equal(edited_matrices(b), apart[1])
+
+
+ALONE = """
+import json, sys
+from tests.conftest import build_requests
+from tests.support import edited_matrices, tiny_session
+from nas_plugin.model import tensor_digest
+session = tiny_session(sys.argv[1], sys.argv[2])
+for request in build_requests(3):
+    session.edit(request)
+print(json.dumps([tensor_digest(matrix) for matrix in edited_matrices(session)]))
+"""
+
+
+def test_interleaved_sessions_equal_two_processes() -> None:
+    kinds = (("gpt2", "AlphaEdit"), ("llama", "LyapLock"))
+    root = Path(__file__).resolve().parents[1]
+    alone = []
+    for kind in kinds:
+        done = subprocess.run([sys.executable, "-c", ALONE, *kind], cwd=root, capture_output=True, text=True, check=True)
+        alone.append(json.loads(done.stdout.splitlines()[-1]))
+    sessions = [tiny_session(*kind) for kind in kinds]
+    for request in build_requests(3):
+        for session in sessions:
+            session.edit(request)
+    assert [[tensor_digest(matrix) for matrix in edited_matrices(session)] for session in sessions] == alone
 
 
 def test_padding_side_does_not_matter() -> None:
