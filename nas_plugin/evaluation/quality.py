@@ -20,7 +20,7 @@ from nas_plugin.model.trace import as_found
 
 _TOKENS_PER_PASS = 2048
 # Rows join a pass of longer ones if the padding they need there costs less than a pass of their own.
-_PADDING_PER_PASS = 32
+_PADDING_PER_PASS = 16
 
 
 def evaluate_requests(
@@ -120,15 +120,14 @@ def _share_equal(left: Sequence[int], right: Sequence[int]) -> float:
 
 def _predict(model: Any, rows: Sequence[ProbeTokens], tokens_per_pass: int) -> list[list[int]]:
     """Return the most probable token at every position that predicts an answer, in the order of the rows."""
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids), reverse=True)
+    # Requests about the same things ask the same: each distinct row runs once.
+    distinct = sorted(dict.fromkeys(rows), key=lambda row: len(row.ids), reverse=True)
     with torch.no_grad(), as_found(model):
-        parts = [_forward(model, batch) for batch in _passes([rows[index] for index in order], tokens_per_pass)]
+        parts = [_forward(model, batch) for batch in _passes(distinct, tokens_per_pass)]
     # Moved to the host once, after the last pass: the device never waits.
     flat = iter(torch.cat(parts).tolist())
-    answers: list[list[int]] = [[] for _ in rows]
-    for index in order:
-        answers[index] = [next(flat) for _ in rows[index].labels]
-    return answers
+    answers = {row: [next(flat) for _ in row.labels] for row in distinct}
+    return [list(answers[row]) for row in rows]
 
 
 def _passes(rows: Sequence[ProbeTokens], tokens_per_pass: int) -> Iterator[Sequence[ProbeTokens]]:

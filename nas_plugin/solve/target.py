@@ -26,7 +26,7 @@ from nas_plugin.solve.stopping import LossBelow, StepView, StoppingRule
 
 logger = logging.getLogger(__name__)
 
-_REQUESTS_PER_BATCH = 32
+_REQUESTS_PER_BATCH = 16
 _ASK_EVERY = 4
 
 
@@ -138,7 +138,8 @@ class TargetSolver:
         bare = rows.bare_rows, rows.inputs.lookup[rows.bare_rows]
         h0, v0 = (states[bare].to(self.em.compute_dtype) for states in (hidden_of(clean.block), clean.value))
         with torch.no_grad():
-            reference = self._log_probabilities(clean.final[rows.kl_rows, rows.inputs.lookup[rows.kl_rows]])
+            kl_logits = self.em.logits(clean.final[rows.kl_rows, rows.inputs.lookup[rows.kl_rows]])
+            reference = torch.log_softmax(kl_logits, dim=1)
             keys = self._first_keys(rows, clean)
         whole = corrected_forward(self.em, rows.inputs, clean)
         descent = Descent(h0, self.settings)
@@ -180,9 +181,6 @@ class TargetSolver:
                 "load it in a wider dtype, or lower v_lr."
             )
 
-    def _log_probabilities(self, hidden: Tensor) -> Tensor:
-        return torch.log_softmax(self.em.logits(hidden), dim=1)
-
     def _evaluate(
         self, rows: TargetRows, forward: CorrectedForward, delta: Tensor, h0: Tensor, reference: Tensor
     ) -> _Evaluation:
@@ -190,11 +188,13 @@ class TargetSolver:
         lookup, tokens = rows.inputs.lookup, len(rows.token_label)
         places = torch.cat([rows.token_row, rows.kl_rows]), torch.cat([rows.token_position, lookup[rows.kl_rows]])
         shift = delta.repeat_interleave(rows.per_request, 0)
-        logp = self._log_probabilities(forward.states(shift, *places))
-        target, current = logp[:tokens], logp[tokens:]
+        logits = self.em.logits(forward.states(shift, *places))
+        target, current = logits[:tokens], torch.log_softmax(logits[tokens:], dim=1)
+        # Not log_softmax: only one entry of each row is wanted, and the vocabulary is wide.
+        surprise = target.logsumexp(1) - target.gather(1, rows.token_label[:, None])[:, 0]
         cells = rows.token_request * rows.contexts + rows.token_context
-        summed = torch.zeros(len(delta) * rows.contexts, dtype=logp.dtype, device=logp.device)
-        nll = summed.index_add(0, cells, -target.gather(1, rows.token_label[:, None])[:, 0])
+        summed = torch.zeros(len(delta) * rows.contexts, dtype=logits.dtype, device=logits.device)
+        nll = summed.index_add(0, cells, surprise)
         nll = nll.reshape(len(delta), rows.contexts) / rows.target_length[:, None]
         right = (target.detach().argmax(1) == rows.token_label).long()
         correct = torch.zeros_like(summed, dtype=torch.long).index_add(0, cells, right).reshape(nll.shape)
