@@ -151,7 +151,9 @@ def test_interleaved_sessions_equal_two_processes() -> None:
     root = Path(__file__).resolve().parents[1]
     alone = []
     for kind in kinds:
-        done = subprocess.run([sys.executable, "-c", ALONE, *kind], cwd=root, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", ALONE, *kind], cwd=root, capture_output=True, text=True, check=True
+        )
         alone.append(json.loads(done.stdout.splitlines()[-1]))
     sessions = [tiny_session(*kind) for kind in kinds]
     for request in build_requests(3):

@@ -23,11 +23,19 @@ def load_demo(dtype: torch.dtype | None = None) -> tuple[PreTrainedModel, PreTra
     """
     import torch
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers.utils import logging
 
     source = importlib.resources.files(__name__) / "model"
-    with importlib.resources.as_file(source) as folder:
-        tok = PreTrainedTokenizerFast.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder)
+    bars = logging.is_progress_bar_enabled()
+    # Half a megabyte needs no progress bar.
+    logging.disable_progress_bar()
+    try:
+        with importlib.resources.as_file(source) as folder:
+            tok = PreTrainedTokenizerFast.from_pretrained(folder)
+            model = AutoModelForCausalLM.from_pretrained(folder)
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     model.to(torch.float32 if dtype is None else dtype).eval()
     model.config._name_or_path = DEMO_MODEL_NAME
     return model, tok
