@@ -14,6 +14,7 @@ help:
 	@echo "make test        the test suite"
 	@echo "make test-tf4    the test suite on the oldest supported transformers"
 	@echo "make bench       measured ratios against the references, into benchmarks/results (hours; see benchmarks/README.md)"
+	@echo "make bench       speed against the references, as ratios (hours on one core)"
 	@echo "make lint        style and types"
 	@echo "make format      rewrite the files in the house style"
 	@echo "make wheel-test  build the wheel, install it in an empty environment, check what it carries"
@@ -30,6 +31,9 @@ test-tf4: $(VENV_TF4)/.installed
 
 bench: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks
+
+bench: $(VENV)/.installed
+	$(RUN) $(VENV)/bin/python -m benchmarks
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -1,0 +1,1 @@
+"""Measured ratios of this package against the naive twin and EasyEdit; `python -m benchmarks` runs all of it."""
