@@ -14,7 +14,6 @@ help:
 	@echo "make test        the test suite"
 	@echo "make test-tf4    the test suite on the oldest supported transformers"
 	@echo "make bench       measured ratios against the references, into benchmarks/results (hours; see benchmarks/README.md)"
-	@echo "make bench       speed against the references, as ratios (hours on one core)"
 	@echo "make lint        style and types"
 	@echo "make format      rewrite the files in the house style"
 	@echo "make wheel-test  build the wheel, install it in an empty environment, check what it carries"
@@ -28,9 +27,6 @@ test: $(VENV)/.installed
 
 test-tf4: $(VENV_TF4)/.installed
 	$(RUN) $(VENV_TF4)/bin/python -m pytest -n 2
-
-bench: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks
 
 bench: $(VENV)/.installed
 	$(RUN) $(VENV)/bin/python -m benchmarks
