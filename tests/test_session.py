@@ -238,6 +238,21 @@ def test_nan_in_a_solve_leaves_weights_and_state(method: str, monkeypatch: pytes
     assert all_equal(edited_matrices(session), edited_matrices(wanted))
 
 
+@pytest.mark.parametrize("method", ["AlphaEdit", "LyapLock"])
+def test_a_step_can_be_rolled_back_after_the_next_one_failed(method: str) -> None:
+    requests = build_requests(4)
+    wanted, session = tiny_session("gpt2", method), tiny_session("gpt2", method)
+    for request in (requests[0], requests[2]):
+        wanted.edit(request)
+    session.edit(requests[0])
+    session.edit(requests[1])
+    with pytest.raises(SubjectNotFoundError):
+        session.edit({"prompt": "Nobody lives here", "subject": "Lyon", "target_new": "x"})
+    session.rollback()
+    session.edit(requests[2])
+    assert all_equal(edited_matrices(session), edited_matrices(wanted))
+
+
 def test_fp16_overflow_is_refused_before_writing() -> None:
     session = tiny_session("gpt2", "MEMIT", dtype=torch.float16, use_nas=False)
     session.prepare()

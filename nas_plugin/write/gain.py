@@ -41,22 +41,22 @@ class GainStep:
 
 @dataclass(frozen=True)
 class GainSnapshot:
-    """A gain at one point of the stream; cheap, because only references are kept."""
+    """A gain at one point of the stream, as counts of what it had absorbed."""
 
-    base: Tensor
-    pending: Tensor
-    absorbed: int
+    keys: int
+    steps: int
+    settled: int
 
 
 class Gain:
-    """Symmetric gain H = base - Y Y', Y being the factors of the latest steps.
+    """Symmetric gain H = base - Y Y', Y being the factors of the latest steps, a column for each key.
 
     Factors are folded into the base once there are 64 columns of them (one large product instead of many small ones), and
-    never those of the latest step, so that a step can be taken back bit for bit. A carried gain is probed at every 500th
-    key and rebuilt from prior and keys should it have lost its accuracy.
+    never those of the latest step, so that it can be taken back bit for bit. A carried gain is probed at every 500th key and
+    rebuilt from prior and keys should it have lost its accuracy.
 
     Memory: d^2 float64 for the base; if the history is carried, d^2 more on the CPU for the prior, d numbers for each key so
-    far, and at most 64 + n columns of d pending.
+    far, and at most 64 + 2 n columns of d pending.
     """
 
     def __init__(self, prior: Tensor, carries: bool) -> None:
@@ -69,6 +69,7 @@ class Gain:
         self.base = prior
         self.carries = carries
         self.pending = prior[:, :0]
+        self._settled = 0  # pending columns of steps before the latest
         self._prior = prior.to("cpu", copy=True) if carries else None
         self._scale = 1.0
         self._keys: list[Tensor] = []
@@ -126,24 +127,36 @@ class Gain:
             keys: Its keys.
         """
         if self.carries:
+            self._settled = self.pending.shape[1]
             self.pending = torch.cat([self.pending, step.Y], 1)
             self._keys.append(keys)
             self._absorbed += keys.shape[1]
 
     def fold(self) -> None:
-        """Fold pending factors into the base if there are many, and probe it; call before a snapshot, never after."""
-        if self.pending.shape[1] >= _MAX_PENDING:
-            self.base.addmm_(self.pending, self.pending.T, alpha=-1)
-            # Rounding makes the product asymmetric in the last bit; left alone it would grow.
-            _symmetrise(self.base)
-            self.pending = self.base[:, :0]
+        """Fold settled factors into the base if there are many, and probe it from time to time."""
+        if self._settled >= _MAX_PENDING:
+            self._fold_settled()
         if self._absorbed >= self._next_probe:
             self._next_probe = self._absorbed + _PROBE_EVERY
             error = self.error()
             if not error <= _TOLERATED:
                 logger.warning("the gain of %d keys is off by %.1e: rebuilding it from its keys", self._absorbed, error)
-                fresh = self.rebuilt()
-                self.base, self.pending = fresh.base, fresh.pending
+                self._rebuild()
+
+    def _fold_settled(self) -> None:
+        settled = self.pending[:, : self._settled]
+        self.base.addmm_(settled, settled.T, alpha=-1)
+        # Rounding makes the product asymmetric in the last bit; left alone it would grow.
+        _symmetrise(self.base)
+        self.pending, self._settled = self.pending[:, self._settled :].clone(), 0
+
+    def _rebuild(self) -> None:
+        latest = self._keys.pop()
+        self._absorbed -= latest.shape[1]
+        fresh = self.rebuilt()
+        fresh._fold_settled()
+        self.base, self.pending, self._settled = fresh.base, fresh.pending, 0
+        self.absorb(self.solve(latest), latest)
 
     def error(self) -> float:
         """Measure how far H is from (prior^-1 + K K')^-1, on a random vector.
@@ -174,22 +187,25 @@ class Gain:
         fresh.carries, fresh._prior, fresh._scale = self.carries, self._prior, scale
         if self._keys:
             fresh.pending = fresh.solve(self.keys).Y
+            fresh._settled = fresh.pending.shape[1]
         fresh._keys, fresh._absorbed, fresh._next_probe = list(self._keys), self._absorbed, self._next_probe
         return fresh
 
     def snapshot(self) -> GainSnapshot:
-        """Return the present state; it stays valid until the next `fold`."""
-        return GainSnapshot(self.base, self.pending, len(self._keys))
+        """Return the present point of the stream; one can go back to it until a second step has been absorbed after it."""
+        return GainSnapshot(self._absorbed, len(self._keys), self._settled)
 
     def restore(self, snapshot: GainSnapshot) -> None:
         """Go back to a snapshot, bit for bit.
 
         Args:
-            snapshot: Taken since the last `fold`.
+            snapshot: Taken before the latest step, or before the present one.
         """
-        self.base, self.pending = snapshot.base, snapshot.pending
-        del self._keys[snapshot.absorbed :]
-        self._absorbed = sum(keys.shape[1] for keys in self._keys)
+        folded = self._absorbed - self.pending.shape[1]
+        self.pending = self.pending[:, : snapshot.keys - folded]
+        self._settled = min(snapshot.settled, self.pending.shape[1])
+        del self._keys[snapshot.steps :]
+        self._absorbed = snapshot.keys
 
 
 def _symmetrise(matrix: Tensor) -> None:

@@ -214,3 +214,23 @@ def test_a_gain_without_history_keeps_no_prior_and_no_keys() -> None:
     keys, _ = next(stream(generator, 1, 1))
     gain.absorb(gain.solve(keys), keys)
     assert gain._prior is None and gain.keys.shape[1] == 0 and gain.error() == 0.0
+
+
+@pytest.mark.parametrize("n", [1, 40, 100])
+def test_the_latest_step_can_be_taken_back_after_a_fold_for_a_step_that_failed(n: int) -> None:
+    """The next step folds, then fails; the step before it must still come out whole."""
+    _, moment, generator = problem()
+    gain = Gain(covariance_prior(moment, 1.0), carries=True)
+    probe = torch.randn(D_IN, 2, generator=generator, dtype=torch.float64)
+    for keys, _ in stream(generator, n, 200 // n + 2):
+        gain.fold()
+        before = gain.snapshot()
+        wanted = gain.apply(probe)
+        gain.absorb(gain.solve(keys), keys)
+        gain.fold()
+        failed = gain.snapshot()
+        gain.restore(failed)
+        gain.restore(before)
+        assert float((gain.apply(probe) - wanted).norm() / wanted.norm()) <= 1e-8
+        gain.absorb(gain.solve(keys), keys)
+    assert gain.error() <= 1e-8 and gain.keys.shape[1] == n * (200 // n + 2)
