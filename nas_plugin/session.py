@@ -86,6 +86,7 @@ class EditSession:
         self._edited = edited
         self._progress = progress
         self._foundation: Foundation | None = None
+        self._targets: TargetSolver | None = None
         self._editors: dict[int, LayerEditor] = {}
         self._snapshots: dict[int, dict[str, Any]] | None = None
 
@@ -107,20 +108,20 @@ class EditSession:
     @property
     def foundation(self) -> Foundation:
         """Contexts, statistics and anchor; laid on first use."""
-        self.prepare()
-        if self._foundation is None:
-            raise EditedModelError("the session has no foundation; call prepare() on the unedited model.")
-        return self._foundation
+        return self.prepare()
 
-    def prepare(self) -> None:
+    def prepare(self) -> Foundation:
         """Measure on the unedited model all that edits need: contexts, second moments, priors, anchor. Done once.
+
+        Returns:
+            What was measured.
 
         Raises:
             EditedModelError: The model is no longer what it was when the session began.
             NasPluginError: Statistics or anchor are missing, damaged or of another model.
         """
         if self._foundation is not None:
-            return
+            return self._foundation
         if not self.weights.is_base():
             raise EditedModelError(
                 "the model's weights have changed since this session began; contexts, statistics and anchor are measured on the "
@@ -137,6 +138,7 @@ class EditSession:
         )
         self._make_editors(foundation, self.weights.base)
         self._foundation = foundation
+        return foundation
 
     def edit(self, requests: Requests) -> StepReport:
         """Write one step: one request, or several at once.
@@ -213,10 +215,12 @@ class EditSession:
         return self._solver().solve(checked)
 
     def _solver(self) -> TargetSolver:
-        rule = METHODS[self.hparams.method].stopping_rule(self.hparams)
-        return TargetSolver(
-            self.em, self.locator, self.foundation.contexts, SolverSettings.from_hparams(self.hparams), rule
-        )
+        """Return the session's one solver, which remembers how many requests fit into memory."""
+        if self._targets is None:
+            rule = METHODS[self.hparams.method].stopping_rule(self.hparams)
+            settings = SolverSettings.from_hparams(self.hparams)
+            self._targets = TargetSolver(self.em, self.locator, self.foundation.contexts, settings, rule)
+        return self._targets
 
     def _check_tokens(self, requests: Sequence[EditRequest]) -> None:
         """Tokenise once before any model call, so that what cannot be tokenised changes nothing."""

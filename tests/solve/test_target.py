@@ -62,6 +62,27 @@ def test_requests_stop_on_their_own(family: str) -> None:
         assert difference(together.delta[row], twin.delta) <= limit
 
 
+def test_out_of_memory_halves_the_batch_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = tiny_session("gpt2", "MEMIT", use_nas=False)
+    wanted = session.solve(build_requests(6))
+    honest = TargetSolver._solve_batch
+
+    def small_memory(self, requests):
+        if len(requests) > 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")
+        return honest(self, requests)
+
+    monkeypatch.setattr(TargetSolver, "_solve_batch", small_memory)
+    solved = session.solve(build_requests(6))
+    assert difference(solved.delta, wanted.delta) <= 1e-3 and "out of memory with 6" in caplog.text
+    assert session._solver().batch_size == 1
+    monkeypatch.setattr(TargetSolver, "_solve_batch", lambda *_: (_ for _ in ()).throw(RuntimeError("something else")))
+    with pytest.raises(RuntimeError, match="something else"):
+        session.solve(build_requests(2))
+
+
 def test_clamp_holds() -> None:
     session = tiny_session("gpt2", "MEMIT", use_nas=False, clamp_norm_factor=0.1, v_lr=1.0)
     solved = session.solve(build_requests(3))
