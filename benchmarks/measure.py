@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -135,8 +135,3 @@ def _cell(value: Any) -> str:
     if value is None:
         return "–"
     return significant(value) if isinstance(value, float) else str(value)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Join names for a sentence."""
-    return ", ".join(names)

@@ -61,8 +61,8 @@ def _stream(method: str, d: int, edits: int) -> list[dict[str, Any]]:
     common = root @ torch.randn(d, 1, generator=generator, dtype=torch.float64) * 0.3
     w0 = torch.randn(_D_OUT, d, generator=generator, dtype=torch.float64) * 0.02
     exact, reference = _references(method, w0, moment, projector, numbers)
-    with workload.known_priors(statistics):
-        ours = {t: METHODS[method](w0.to(t), moment, numbers) for t in (torch.float32, torch.float64)}
+    # The package factorises C itself: its errors belong to the measurement.
+    ours = {t: METHODS[method](w0.to(t), moment, numbers) for t in (torch.float32, torch.float64)}
     now = {t: w0.to(t) for t in ours}
     rows = []
     for number in range(1, edits + 1):
