@@ -24,7 +24,6 @@ from nas_plugin.solve.target import SolvedTargets, TargetSolver
 logger = logging.getLogger(__name__)
 
 _FORMAT = "nas-plugin-anchor-1"
-_PILOTS_PER_BATCH = 16
 _TRIMMED_SHARE = 0.05
 
 
@@ -209,13 +208,9 @@ def measure_anchor(
     if len(pilots) < count:
         logger.warning("%d pilots were asked for, %d facts are there: using all of them", count, len(pilots))
     sample = random.Random(seed).sample(list(pilots), min(count, len(pilots)))
-    norms = []
     with progress_bar("anchor", len(sample), progress) as bar:
-        for start in range(0, len(sample), _PILOTS_PER_BATCH):
-            batch = sample[start : start + _PILOTS_PER_BATCH]
-            norms.append(solver.solve(batch).values.norm(dim=1).to("cpu", torch.float64))
-            bar.advance(bar.task_ids[0], len(batch))
-    ordered = torch.cat(norms).sort().values
+        solved = solver.solve(sample, lambda units: bar.advance(bar.task_ids[0], units))
+    ordered = solved.values.norm(dim=1).to("cpu", torch.float64).sort().values
     if not bool(torch.isfinite(ordered).all()):
         raise NonFiniteError("a pilot value is not finite; load the model in bfloat16 or float32.")
     raw = float(ordered.mean())

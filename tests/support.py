@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 
 from nas_plugin import hparams as hparams_module
@@ -65,3 +67,23 @@ def edited_matrices(session: EditSession) -> list[torch.Tensor]:
 
 def all_equal(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+class _Float64Only:
+    """`torch`, except that float32 is float64."""
+
+    float32 = torch.float64
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+def without_float32_inside(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a float64 model compute in float64 only.
+
+    Several families run norms, rotary tables or attention in float32 whatever the model's dtype; what two forms of the same
+    computation differ by is then float32's rounding, and says nothing about the forms.
+    """
+    for name in {type(module).__module__ for module in model.modules()}:
+        if name.startswith("transformers.models."):
+            monkeypatch.setattr(sys.modules[name], "torch", _Float64Only())

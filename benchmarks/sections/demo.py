@@ -61,7 +61,7 @@ def _row(plan: Plan, rounds: int) -> dict[str, Any]:
 
         return go
 
-    plain = once("plain", lambda: mock.patch("nas_plugin.solve.forward._can_reuse_prefix", lambda *_: False))
+    plain = once("plain", lambda: mock.patch("nas_plugin.solve.target.can_reuse_prefix", lambda *_: False))
     times = interleaved({"plain": Contender(plain), "fast": Contender(once("fast", nullcontext))}, rounds)
     pairs = list(zip(results["plain"].checkpoints, results["fast"].checkpoints, strict=True))
     return {

@@ -58,6 +58,11 @@ class EditableModel:
         self.value_mlp = self._find(self.paths.mlp, self.value_layer)
         self.blocks_below_loss: list[nn.Module] = [self._find(self.paths.block, i) for i in range(loss_layer)]
         self.loss_block = self._find(self.paths.block, loss_layer)
+        blocks = [*self.blocks_below_loss, self.loss_block]
+        self.blocks_up_to_value, self.blocks_above_value = (
+            blocks[: self.value_layer + 1],
+            blocks[self.value_layer + 1 :],
+        )
         self.final_norm = self._find(self.paths.final_norm)
         head = model.get_output_embeddings()
         if head is None:
@@ -73,6 +78,11 @@ class EditableModel:
         """Device that takes token ids."""
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
+
+    @property
+    def loss_attention(self) -> Any:
+        """Attention module of the loss layer."""
+        return self._find(self.paths.attention, self.loss_layer)
 
     @property
     def max_positions(self) -> int:

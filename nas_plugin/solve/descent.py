@@ -43,13 +43,14 @@ class SolverSettings:
 
 
 class Descent:
-    """Corrections of n requests under way. A request that has stopped keeps its correction and its moments.
+    """Corrections of n requests under way. A request that has stopped keeps its correction.
 
     Attributes:
-        delta: Corrections, `(n, d_out)`.
-        loss: Objective when last evaluated, `(n,)`.
-        updates: Updates made, `(n,)`.
-        alive: Requests that go on, `(n,)`.
+        delta: Corrections of all requests, up to date once they have left, `(n, d_out)`.
+        loss: Objective when last evaluated, likewise, `(n,)`.
+        updates: Updates made, likewise, `(n,)`.
+        running: Corrections of the k requests that have not left, `(k, d_out)`.
+        going: Which of these go on, `(k,)`.
     """
 
     def __init__(self, h0: Tensor, settings: SolverSettings) -> None:
@@ -59,43 +60,54 @@ class Descent:
             h0: Hidden states that the clamp is relative to, `(n, d_out)`.
             settings: Numbers of the optimisation.
         """
-        self._settings = settings
+        n, device = len(h0), h0.device
+        self._rate = settings.learning_rate
+        self.delta = torch.zeros_like(h0)
+        self.loss = torch.full((n,), float("nan"), dtype=h0.dtype, device=device)
+        self.updates = torch.zeros(n, dtype=torch.long, device=device)
+        self.running = torch.zeros_like(h0)
+        self.going = torch.ones(n, dtype=torch.bool, device=device)
+        self._number = torch.arange(n, device=device)
         self._limit = settings.clamp * h0.norm(dim=1)
         self._first, self._second = torch.zeros_like(h0), torch.zeros_like(h0)
-        self.delta = torch.zeros_like(h0)
-        self.loss = torch.full_like(self._limit, float("nan"))
-        self.updates = torch.zeros(len(h0), dtype=torch.long, device=h0.device)
-        self.alive = torch.ones(len(h0), dtype=torch.bool, device=h0.device)
+        self._loss, self._updates = self.loss.clone(), self.updates.clone()
 
-    def record(self, rows: Tensor, loss: Tensor, stop: Tensor) -> None:
+    def record(self, loss: Tensor, stop: Tensor) -> None:
         """Note losses, and stop requests before their next update.
 
         Args:
-            rows: Requests that were evaluated, `(k,)`.
-            loss: Their objective, `(k,)`.
+            loss: Objective, `(k,)`.
             stop: Whether each is done, `(k,)`.
         """
-        going = self.alive[rows]
-        self.loss[rows] = torch.where(going, loss, self.loss[rows])
-        self.alive[rows] = going & ~stop
+        self._loss = torch.where(self.going, loss, self._loss)
+        self.going = self.going & ~stop
 
-    def update(self, rows: Tensor, gradient: Tensor, step: int) -> None:
+    def update(self, gradient: Tensor, step: int) -> None:
         """Make one update of the requests that go on; all of them have made `step - 1` so far.
 
         Args:
-            rows: Requests that were evaluated, `(k,)`.
             gradient: Of the objective, `(k, d_out)`.
             step: Number of the update, from 1.
         """
-        going = self.alive[rows]
-        first = _BETAS[0] * self._first[rows] + (1 - _BETAS[0]) * gradient
-        second = _BETAS[1] * self._second[rows] + (1 - _BETAS[1]) * gradient**2
-        scale = (second / (1 - _BETAS[1] ** step)).sqrt() + _EPSILON
-        moved = self.delta[rows] - self._settings.learning_rate * (first / (1 - _BETAS[0] ** step)) / scale
-        moved = _clamped(moved, self._limit[rows])
-        for held, new in ((self._first, first), (self._second, second), (self.delta, moved)):
-            held[rows] = torch.where(going[:, None], new, held[rows])
-        self.updates[rows] += going.long()
+        # Moments of stopped requests run on unused: a request never starts again.
+        self._first.mul_(_BETAS[0]).add_(gradient, alpha=1 - _BETAS[0])
+        self._second.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
+        scale = (self._second / (1 - _BETAS[1] ** step)).sqrt_().add_(_EPSILON)
+        held = self.running.detach()
+        moved = held.addcdiv(self._first, scale, value=-self._rate / (1 - _BETAS[0] ** step))
+        self.running = torch.where(self.going[:, None], _clamped(moved, self._limit), held)
+        self._updates += self.going
+
+    def keep(self, stays: Tensor) -> None:
+        """Note how the others ended and go on without them.
+
+        Args:
+            stays: Their places among those that have not left, `(m,)`.
+        """
+        self.delta[self._number] = self.running.detach()
+        self.loss[self._number], self.updates[self._number] = self._loss, self._updates
+        for name in ("running", "going", "_number", "_limit", "_first", "_second", "_loss", "_updates"):
+            setattr(self, name, getattr(self, name).detach()[stays])
 
 
 def _clamped(delta: Tensor, limit: Tensor) -> Tensor:

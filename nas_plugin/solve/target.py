@@ -6,7 +6,7 @@ Source: ROME (Meng et al., 2022), Eq. 4, in the form of MEMIT's released `comput
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -17,12 +17,15 @@ from nas_plugin.errors import NonFiniteError
 from nas_plugin.locate.contexts import ContextTemplates
 from nas_plugin.locate.sequences import Locator
 from nas_plugin.model.editable import EditableModel
-from nas_plugin.model.trace import as_found, hidden_of
+from nas_plugin.model.trace import as_found
 from nas_plugin.request import EditRequest
 from nas_plugin.solve.descent import Descent, SolverSettings
-from nas_plugin.solve.forward import CleanPass, CorrectedForward, clean_pass, corrected_forward
-from nas_plugin.solve.rows import TargetRows, target_rows
+from nas_plugin.solve.forward import CleanRows, can_reuse_prefix, clean_rows
+from nas_plugin.solve.objective import Objective
+from nas_plugin.solve.prefix import SharedPrefix, share_prefixes
+from nas_plugin.solve.rows import RowTexts, TargetRows, row_texts
 from nas_plugin.solve.stopping import LossBelow, StepView, StoppingRule
+from nas_plugin.solve.suffix import pass_cost
 
 logger = logging.getLogger(__name__)
 
@@ -56,13 +59,6 @@ class SolvedTargets:
         return self.v0 + self.delta
 
 
-@dataclass(frozen=True)
-class _Evaluation:
-    loss: Tensor
-    nll: Tensor
-    correct: Tensor
-
-
 class TargetSolver:
     """Solves values on the current weights; the model is left as it was found.
 
@@ -94,11 +90,12 @@ class TargetSolver:
         self.rule = rule if rule is not None else LossBelow()
         self.batch_size = _REQUESTS_PER_BATCH
 
-    def solve(self, requests: Sequence[EditRequest]) -> SolvedTargets:
+    def solve(self, requests: Sequence[EditRequest], advance: Callable[[int], None] = lambda _: None) -> SolvedTargets:
         """Solve the values of a step's requests, each independently of the others.
 
         Args:
             requests: Requests.
+            advance: Called with the number of requests solved since the last call.
 
         Returns:
             Corrections and what they were measured against.
@@ -106,22 +103,26 @@ class TargetSolver:
         Raises:
             NonFiniteError: A loss or a correction is NaN or infinite.
         """
+        texts = row_texts(requests, self.locator, self.contexts)
         # Alike in the tokens that every step runs over, from the subject's last one on, so that a batch holds little padding.
-        bare = [self.locator.sequence(request, "{}", self.locator.target_ids(request)) for request in requests]
-        order = sorted(range(len(requests)), key=lambda i: (len(bare[i].ids) - bare[i].lookup, len(bare[i].ids)))
+        bare = [row for row, column in zip(texts.sequences, texts.column, strict=True) if column == 0]
+        order = sorted(range(len(bare)), key=lambda i: (len(bare[i].ids) - bare[i].lookup, len(bare[i].ids)))
         with as_found(self.em.model):
-            parts = self._in_batches([requests[i] for i in order])
-        back = torch.tensor(sorted(range(len(order)), key=lambda i: order[i]), device=parts[0].delta.device)
+            parts = self._in_batches(requests, texts, order, advance)
+        back = torch.tensor(order, device=parts[0].delta.device).argsort()
         return SolvedTargets(*(torch.cat([getattr(p, f.name) for p in parts])[back] for f in fields(SolvedTargets)))
 
-    def _in_batches(self, requests: Sequence[EditRequest]) -> list[SolvedTargets]:
+    def _in_batches(
+        self, requests: Sequence[EditRequest], texts: RowTexts, order: Sequence[int], advance: Callable[[int], None]
+    ) -> list[SolvedTargets]:
         """Solve batch by batch, halving the batch when memory runs out; it stays halved for the next steps."""
+        shared = self._shared(texts)
         parts: list[SolvedTargets] = []
         done = 0
-        while done < len(requests):
-            batch = requests[done : done + self.batch_size]
+        while done < len(order):
+            batch = order[done : done + self.batch_size]
             try:
-                parts.append(self._solve_batch(batch))
+                parts.append(self._solve_batch([requests[i] for i in batch], texts.select(batch), shared))
             except RuntimeError as error:
                 if not should_reduce_batch_size(error) or len(batch) == 1:
                     raise
@@ -130,47 +131,62 @@ class TargetSolver:
                 clear_device_cache(garbage_collection=True)
                 continue
             done += len(batch)
+            advance(len(batch))
         return parts
 
-    def _solve_batch(self, requests: Sequence[EditRequest]) -> SolvedTargets:
-        rows = target_rows(requests, self.locator, self.contexts, self.em.input_device)
-        clean = clean_pass(self.em, rows.inputs)
-        bare = rows.bare_rows, rows.inputs.lookup[rows.bare_rows]
-        h0, v0 = (states[bare].to(self.em.compute_dtype) for states in (hidden_of(clean.block), clean.value))
-        with torch.no_grad():
-            kl_logits = self.em.logits(clean.final[rows.kl_rows, rows.inputs.lookup[rows.kl_rows]])
-            reference = torch.log_softmax(kl_logits, dim=1)
-            keys = self._first_keys(rows, clean)
-        whole = corrected_forward(self.em, rows.inputs, clean)
+    def _shared(self, texts: RowTexts) -> SharedPrefix | None:
+        """Run what the rows of a context begin with; None where the model takes the plain form."""
+        if not can_reuse_prefix(self.em, max(len(row.ids) for row in texts.sequences)):
+            return None
+        return share_prefixes(self.em, texts.sequences, texts.column, self.locator.pad_id, pass_cost(self.em))
+
+    def _solve_batch(
+        self, requests: Sequence[EditRequest], texts: RowTexts, shared: SharedPrefix | None
+    ) -> SolvedTargets:
+        em, dtype = self.em, self.em.compute_dtype
+        rows = TargetRows.of(texts, em.input_device)
+        clean = clean_rows(em, texts.sequences, texts.column, shared, self.locator.pad_id)
+        h0, v0 = clean.hidden[rows.bare_row].to(dtype), clean.value[rows.bare_row].to(dtype)
         descent = Descent(h0, self.settings)
-        decide = self.rule.start(len(requests), h0.device)
-        # Asking which requests have stopped makes an accelerator wait; there, finished ones run along for a few steps.
-        ask_every = 1 if h0.device.type == "cpu" else _ASK_EVERY
-        active = torch.arange(len(requests), device=h0.device)
-        view, forward = rows, whole
-        for step in range(1, self.settings.steps):
-            delta = descent.delta[active].requires_grad_(True)
-            seen = self._evaluate(view, forward, delta, h0[active], reference[active])
-            loss = seen.loss.detach()
-            stop = decide(StepView(active, loss, seen.nll, seen.correct, view.target_length))
-            descent.record(active, loss, stop)
-            (gradient,) = torch.autograd.grad(seen.loss.sum(), delta)
-            descent.update(active, gradient, step)
-            if step % ask_every == 0 and not bool(descent.alive[active].all()):
-                active = descent.alive.nonzero()[:, 0]
-                if len(active) == 0:
-                    break
-                view, forward = rows.take(active), whole.take(rows.rows_of(active))
+        self._descend(rows, clean, h0, descent)
         self._check_finite(requests, descent)
+        keys = self._first_keys(texts, rows, clean)
         return SolvedTargets(descent.delta, h0, v0, descent.loss, descent.updates, keys)
 
-    def _first_keys(self, rows: TargetRows, clean: CleanPass) -> Tensor:
+    def _descend(self, rows: TargetRows, clean: CleanRows, h0: Tensor, descent: Descent) -> None:
+        """Make the updates; requests that have stopped leave the batch."""
+        decide = self.rule.start(len(h0), h0.device)
+        # Asking which requests have stopped makes an accelerator wait; there, finished ones run along for a few steps.
+        ask_every = 1 if h0.device.type == "cpu" else _ASK_EVERY
+        active = torch.arange(len(h0), device=h0.device)
+        every_row = torch.arange(len(rows.row_request), device=h0.device)
+        objective = Objective(self.em, rows, clean.corrected(every_row, rows.places), h0, self.settings)
+        view, reference = rows, None
+        for step in range(1, self.settings.steps):
+            delta = descent.running.requires_grad_(True)
+            seen = objective(delta, reference)
+            reference = seen.current if reference is None else reference
+            loss = seen.loss.detach()
+            descent.record(loss, decide(StepView(active, loss, seen.nll, seen.correct, view.target_length)))
+            (gradient,) = torch.autograd.grad(seen.loss.sum(), delta)
+            descent.update(gradient, step)
+            if step % ask_every == 0 and not bool(descent.going.all()):
+                stays = descent.going.nonzero()[:, 0]
+                descent.keep(stays)
+                active, reference = active[stays], reference[stays]
+                if len(active) == 0:
+                    break
+                view, of_rows = rows.take(active)
+                objective = Objective(self.em, view, clean.corrected(of_rows, view.places), h0[active], self.settings)
+        descent.keep(active[:0])
+
+    def _first_keys(self, texts: RowTexts, rows: TargetRows, clean: CleanRows) -> Tensor:
         """Average the keys of the first edited layer, which the clean pass has seen, over the contexts."""
-        every = torch.arange(len(rows.inputs.lookup), device=clean.keys.device)
-        keys = clean.keys[every, rows.inputs.lookup].to(self.em.compute_dtype)
-        keys = keys.reshape(len(rows.target_length), rows.per_request, -1)[:, : rows.contexts]
-        share = torch.tensor(self.contexts.weights, dtype=keys.dtype, device=keys.device)
-        return torch.einsum("nct,c->nt", keys, share)
+        keys = clean.keys.to(self.em.compute_dtype)
+        weights = (*self.contexts.weights, 0.0)
+        share = torch.tensor([weights[column] for column in texts.column], dtype=keys.dtype, device=keys.device)
+        total = torch.zeros(len(rows.bare_row), keys.shape[1], dtype=keys.dtype, device=keys.device)
+        return total.index_add(0, rows.row_request, keys * share[:, None])
 
     def _check_finite(self, requests: Sequence[EditRequest], descent: Descent) -> None:
         good = torch.isfinite(descent.delta).all(1) & (torch.isfinite(descent.loss) | (self.settings.steps == 1))
@@ -180,25 +196,3 @@ class TargetSolver:
                 f"the value of {bad.prompt!r} -> {bad.target!r} came out NaN or infinite; the model is damaged or overflows: "
                 "load it in a wider dtype, or lower v_lr."
             )
-
-    def _evaluate(
-        self, rows: TargetRows, forward: CorrectedForward, delta: Tensor, h0: Tensor, reference: Tensor
-    ) -> _Evaluation:
-        """Evaluate the objective; the head runs only where a target token or the KL term is read."""
-        lookup, tokens = rows.inputs.lookup, len(rows.token_label)
-        places = torch.cat([rows.token_row, rows.kl_rows]), torch.cat([rows.token_position, lookup[rows.kl_rows]])
-        shift = delta.repeat_interleave(rows.per_request, 0)
-        logits = self.em.logits(forward.states(shift, *places))
-        target, current = logits[:tokens], torch.log_softmax(logits[tokens:], dim=1)
-        # Not log_softmax: only one entry of each row is wanted, and the vocabulary is wide.
-        surprise = target.logsumexp(1) - target.gather(1, rows.token_label[:, None])[:, 0]
-        cells = rows.token_request * rows.contexts + rows.token_context
-        summed = torch.zeros(len(delta) * rows.contexts, dtype=logits.dtype, device=logits.device)
-        nll = summed.index_add(0, cells, surprise)
-        nll = nll.reshape(len(delta), rows.contexts) / rows.target_length[:, None]
-        right = (target.detach().argmax(1) == rows.token_label).long()
-        correct = torch.zeros_like(summed, dtype=torch.long).index_add(0, cells, right).reshape(nll.shape)
-        kl = (current.exp() * (current - reference)).sum(1)
-        decay = delta.norm(dim=1) / h0.norm(dim=1) ** 2
-        loss = nll.mean(1) + self.settings.kl_factor * kl + self.settings.weight_decay * decay
-        return _Evaluation(loss, nll.detach(), correct)
