@@ -162,9 +162,9 @@ class EditSession:
         snapshots = {layer: editor.snapshot() for layer, editor in self._editors.items()}
         try:
             self.weights.open()
-            solved = self._solver().solve(checked)
+            solved = self._solver().solve(checked, keep_rows=len(self.em.layers) > 1)
             targets = anchored(solved, self.foundation.anchor, self.hparams.nas_skip_factor)
-            masters = self._write(checked, solved, targets)
+            masters = self._write(solved, targets)
             self.weights.commit(
                 masters, {layer: self._editors[layer].view(matrix) for layer, matrix in masters.items()}
             )
@@ -260,16 +260,12 @@ class EditSession:
         for layer, snapshot in snapshots.items():
             self._editors[layer].restore(snapshot)
 
-    def _write(
-        self, requests: Sequence[EditRequest], solved: SolvedTargets, targets: AnchoredTargets
-    ) -> dict[int, Tensor]:
+    def _write(self, solved: SolvedTargets, targets: AnchoredTargets) -> dict[int, Tensor]:
         """Spread the residual over the layers, writing each before the next is measured (MEMIT, Algorithm 1)."""
         proposals: dict[int, Proposal] = {}
         applied: dict[int, Tensor] = {}
         with as_found(self.em.model):
-            keys = (
-                KeyPass(self.em, self.locator, self.foundation.contexts, requests) if len(self.em.layers) > 1 else None
-            )
+            keys = KeyPass(self.em, self.foundation.contexts, solved.seen, solved.shared) if solved.seen else None
             for number, layer in enumerate(self.em.layers):
                 # The solver's clean pass has seen the first layer, on the same weights.
                 k, hidden = (solved.first_keys.T, solved.h0.T) if keys is None or number == 0 else keys.run(layer)

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nas_plugin.locate.contexts import ContextTemplates
-from nas_plugin.locate.sequences import Locator, PaddedBatch, TokenSequence, pad
+from nas_plugin.locate.resumed import ResumedRows, SharedPrefix
+from nas_plugin.model.cache import FrozenPrefix
 from nas_plugin.model.editable import EditableModel
-from nas_plugin.model.trace import forward_until, skipping
-from nas_plugin.request import EditRequest
 
-_ROWS_PER_PASS = 128
+
+@dataclass
+class SeenRows:
+    """Rows of some requests as the solver's clean pass left them: every context of each, up to the subject.
+
+    Attributes:
+        rows: Request by request, the bare prompt first.
+        requests: Numbers of the requests within the step.
+        columns: Column of each row in the shared prefix, `(rows,)`.
+    """
+
+    rows: ResumedRows
+    requests: tuple[int, ...]
+    columns: Tensor
 
 
 class KeyPass:
@@ -23,28 +34,26 @@ class KeyPass:
 
     Tokens after the subject cannot reach it and are left out. Rows in a context stop at the edited layer; only the bare prompts
     go on to the last one. And since writing a layer changes nothing below its block, each pass starts at the block that was
-    written after the pass before it.
+    written after the pass before it; the first takes up where the solver's clean pass was.
     """
 
     def __init__(
-        self, em: EditableModel, locator: Locator, contexts: ContextTemplates, requests: Sequence[EditRequest]
+        self, em: EditableModel, contexts: ContextTemplates, seen: Sequence[SeenRows], shared: SharedPrefix | None
     ) -> None:
-        """Build the sequences of a step.
+        """Take up the rows of a step.
 
         Args:
             em: The model, frozen and in evaluation mode.
-            locator: Builds the sequences.
             contexts: Templates to average over.
-            requests: The step's requests.
+            seen: The rows, in any order.
+            shared: What they have in common; None if they were run without it.
         """
         self.em = em
-        self.contexts = contexts
-        flat = contexts.flat
-        rows = [[locator.sequence(r, template).up_to_subject() for template in flat] for r in requests]
-        per_pass = max(1, _ROWS_PER_PASS // len(flat))
-        chunks = [rows[i : i + per_pass] for i in range(0, len(rows), per_pass)]
-        self._in_contexts = [self._rows([row for group in chunk for row in group], locator) for chunk in chunks]
-        self._bare = [self._rows([group[0] for group in chunk], locator) for chunk in chunks]
+        self._weights = contexts.weights
+        self._seen, self._shared = seen, shared
+        self._bare = [self._bare_of(s, len(contexts.flat)) for s in seen]
+        numbers = [number for s in seen for number in s.requests]
+        self._back = torch.tensor(numbers, device=em.input_device).argsort()
 
     def run(self, layer: int) -> tuple[Tensor, Tensor]:
         """Read keys at one layer and hidden states at the last edited block.
@@ -57,54 +66,31 @@ class KeyPass:
             bare prompt, as in every released implementation.
         """
         em, dtype = self.em, self.em.compute_dtype
+        share = torch.tensor(self._weights, dtype=dtype)
         keys, hidden = [], []
-        share = torch.tensor(self.contexts.weights, dtype=dtype)
-        for rows, bare in zip(self._in_contexts, self._bare, strict=True):
-            seen = rows.at_subject(layer, em.rewrite[layer], wants_input=True).to(dtype)
-            keys.append(torch.einsum("nct,c->tn", seen.unflatten(0, (-1, len(share))), share.to(seen.device)))
-            hidden.append(bare.at_subject(layer, em.value_block, wants_input=False).to(dtype).T)
-        return torch.cat(keys, 1), torch.cat(hidden, 1)
+        if self._shared is not None:
+            self._shared.rewritten(layer)
+        for seen, bare in zip(self._seen, self._bare, strict=True):
+            first = seen.rows.first
+            entered, _ = seen.rows.run(layer, em.rewrite[layer], self._prefix(seen, range(first, layer + 1)))
+            of_rows = seen.rows.at_subject(entered).to(dtype).unflatten(0, (-1, len(share)))
+            keys.append(torch.einsum("nct,c->nt", of_rows, share.to(of_rows.device)))
+            _, left = bare.run(layer, em.value_block)
+            hidden.append(bare.at_subject(left).to(dtype))
+        return self._in_order(keys), self._in_order(hidden)
 
-    def _rows(self, sequences: list[TokenSequence], locator: Locator) -> _Rows:
-        return _Rows(self.em, pad(sequences, locator.pad_id, self.em.input_device))
+    def _prefix(self, seen: SeenRows, layers: range) -> FrozenPrefix | None:
+        if self._shared is None:
+            return None
+        return FrozenPrefix(self._shared.of_rows(seen.columns, layers), self._shared.width)
 
+    def _bare_of(self, seen: SeenRows, per_request: int) -> ResumedRows:
+        bare = seen.rows.take(torch.arange(0, len(seen.rows.ids), per_request, device=seen.rows.ids.device))
+        if self._shared is not None:
+            # The mask of the whole batch leaves room for what contexts share; bare prompts are whole.
+            bare.mask = bare.mask[..., self._shared.width :]
+        return bare
 
-@dataclass
-class _Rows:
-    """A batch that is run again and again, each time from a later block on."""
-
-    em: EditableModel
-    batch: PaddedBatch
-    first: int = 0
-    entering: Any = None
-
-    def at_subject(self, layer: int, last: nn.Module, wants_input: bool) -> Tensor:
-        """Run up to a module; return its input or output at the subject's last token, `(rows, d)`.
-
-        What enters the block of `layer` is kept: no later write changes it.
-
-        Args:
-            layer: Edited layer of this pass.
-            last: Module to stop after.
-            wants_input: Return what enters `last` instead of what leaves it.
-
-        Returns:
-            States `(rows, d)`.
-        """
-        em, seen = self.em, dict[str, Any]()
-        outputs = {}
-        if layer > 0:
-            outputs[em.blocks_below_loss[layer - 1]] = lambda output: seen.__setitem__("entering", output)
-        with torch.no_grad(), skipping(em.blocks_below_loss[: self.first], self.entering):
-            states = forward_until(
-                em.model,
-                self.batch.input_ids,
-                self.batch.attention_mask,
-                last,
-                inputs={last: lambda given: seen.__setitem__("input", given)},
-                outputs=outputs,
-            )
-        if layer > 0:
-            self.first, self.entering = layer, seen["entering"]
-        states = seen["input"] if wants_input else states
-        return states[torch.arange(len(states), device=states.device), self.batch.lookup.to(states.device)]
+    def _in_order(self, parts: list[Tensor]) -> Tensor:
+        states = torch.cat(parts)
+        return states[self._back.to(states.device)].T

@@ -63,6 +63,8 @@ class EditableModel:
             blocks[: self.value_layer + 1],
             blocks[self.value_layer + 1 :],
         )
+        # Empty if the first edited block is the model's first.
+        self.block_before_first = blocks[max(self.layers[0] - 1, 0) : self.layers[0]]
         self.final_norm = self._find(self.paths.final_norm)
         head = model.get_output_embeddings()
         if head is None:
@@ -80,9 +82,10 @@ class EditableModel:
         return device
 
     @property
-    def loss_attention(self) -> Any:
-        """Attention module of the loss layer."""
-        return self._find(self.paths.attention, self.loss_layer)
+    def dtype(self) -> torch.dtype:
+        """Number type of the hidden states."""
+        dtype: torch.dtype = self.weight(self.value_layer).dtype
+        return dtype
 
     @property
     def max_positions(self) -> int:
@@ -99,6 +102,10 @@ class EditableModel:
         """Return the parameter that is edited in a layer, as stored."""
         parameter: nn.Parameter = self.rewrite[layer].weight
         return parameter
+
+    def attention(self, layer: int) -> Any:
+        """Return the attention module of a layer."""
+        return self._find(self.paths.attention, layer)
 
     def matrix(self, layer: int) -> Tensor:
         """Return a layer's edited matrix as `W (d_out, d_in)`, a view of the parameter."""

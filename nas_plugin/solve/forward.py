@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from nas_plugin.locate.resumed import ResumedRows, SharedPrefix
 from nas_plugin.locate.sequences import PaddedBatch, TokenSequence, pad
 from nas_plugin.model.editable import EditableModel
 from nas_plugin.model.trace import forward_until, hidden_of, with_hidden
-from nas_plugin.solve.prefix import SharedPrefix
 from nas_plugin.solve.suffix import SuffixRows
 
 _MASKED_ATTENTION = ("eager", "sdpa")
@@ -46,6 +46,10 @@ class CleanRows(Protocol):
     def keys(self) -> Tensor:
         """Input of the first edited layer's rewrite module, `(rows, d_in)`."""
 
+    @property
+    def resumed(self) -> ResumedRows:
+        """The rows up to the subject, standing at the first edited layer."""
+
     def corrected(self, rows: Tensor, places: Places) -> CorrectedForward:
         """Bind rows, and places numbered within them."""
 
@@ -53,7 +57,7 @@ class CleanRows(Protocol):
 def clean_rows(
     em: EditableModel,
     sequences: tuple[TokenSequence, ...],
-    columns: tuple[int, ...],
+    columns: tuple[int | None, ...],
     shared: SharedPrefix | None,
     pad_id: int,
 ) -> CleanRows:
@@ -62,7 +66,7 @@ def clean_rows(
     Args:
         em: The model, frozen and in evaluation mode.
         sequences: Rows.
-        columns: Column of each row in the shared prefix.
+        columns: Column of each row in the shared prefix; None for rows that have nothing in common.
         shared: What the rows have in common (possibly nothing); None for the plain form. The numbers are the same.
         pad_id: Any id in the vocabulary.
 
@@ -102,6 +106,7 @@ class FullRows:
     hidden: Tensor
     value: Tensor
     keys: Tensor
+    resumed: ResumedRows
 
     @classmethod
     def seen(cls, em: EditableModel, inputs: PaddedBatch) -> FullRows:
@@ -114,7 +119,7 @@ class FullRows:
         Returns:
             The record.
         """
-        found: dict[str, Tensor] = {}
+        found: dict[str, Any] = {}
         at_subject = torch.arange(len(inputs.lookup), device=inputs.lookup.device), inputs.lookup
         with torch.no_grad():
             hidden = forward_until(
@@ -123,9 +128,17 @@ class FullRows:
                 inputs.attention_mask,
                 em.value_block,
                 inputs={em.rewrite[em.layers[0]]: lambda states: found.__setitem__("keys", states[at_subject])},
-                outputs={em.value_mlp: lambda output: found.__setitem__("value", hidden_of(output)[at_subject])},
+                outputs={
+                    em.value_mlp: lambda output: found.__setitem__("value", hidden_of(output)[at_subject]),
+                    **{b: lambda output: found.__setitem__("entering", output) for b in em.block_before_first},
+                },
             )
-        return cls(em, inputs, hidden[at_subject], found["value"], found["keys"])
+        width = int(inputs.lookup.max()) + 1
+        up_to_subject = torch.arange(width, device=inputs.lookup.device) <= inputs.lookup[:, None]
+        resumed = ResumedRows(
+            em, inputs.input_ids[:, :width], up_to_subject.to(inputs.attention_mask.dtype), inputs.lookup
+        ).standing_at(em.layers[0], found.get("entering"))
+        return cls(em, inputs, hidden[at_subject], found["value"], found["keys"], resumed)
 
     def corrected(self, rows: Tensor, places: Places) -> FullForward:
         """Bind rows and places; see `CleanRows`."""

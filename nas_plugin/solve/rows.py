@@ -31,6 +31,11 @@ class RowTexts:
     targets: tuple[tuple[int, ...], ...]
     contexts: int
 
+    @property
+    def generated(self) -> tuple[int | None, ...]:
+        """Context of each row that stands in a generated one; None for the others, which begin with nothing in common."""
+        return tuple(column if 0 < column < self.contexts else None for column in self.column)
+
     def select(self, chosen: Sequence[int]) -> RowTexts:
         """Return the rows of some requests, renumbered in the order given.
 

@@ -6,55 +6,19 @@ optimisation. They are computed once; each step then runs what is left, rows of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nas_plugin.locate.sequences import TokenSequence, pad
+from nas_plugin.locate.resumed import ResumedRows, SharedPrefix
+from nas_plugin.locate.sequences import PaddedBatch, TokenSequence, pad
+from nas_plugin.model.cache import FrozenPrefix, LayerStates, attention_mask
 from nas_plugin.model.editable import EditableModel
 from nas_plugin.model.trace import forward_until, hidden_of, skipping, with_hidden
-from nas_plugin.solve.prefix import FrozenPrefix, LayerStates, SharedPrefix, attention_mask
-
-# A pass over few tokens costs as much as one over this many: its matrix products wait for the weights ...
-_TOKENS_TO_FILL_A_PASS = {"cpu": 16}
-_TOKENS_TO_FILL_AN_ACCELERATOR = 256
-# ... and its calls take the time of about so many multiplications.
-_MULTIPLICATIONS_PER_PASS = 5e7
-
-
-def pass_cost(em: EditableModel) -> int:
-    """Return how many tokens, run through the layers above the edited block, cost as much as one more pass."""
-    above = sum(p.numel() for block in em.blocks_above_value for p in block.parameters())
-    fill = _TOKENS_TO_FILL_A_PASS.get(em.input_device.type, _TOKENS_TO_FILL_AN_ACCELERATOR)
-    return fill + int(_MULTIPLICATIONS_PER_PASS / max(above, 1))
-
-
-def groups_of_like_length(lengths: Sequence[int], cost: int) -> list[list[int]]:
-    """Cut rows into groups so that padding and passes cost least.
-
-    Args:
-        lengths: Tokens of each row.
-        cost: Tokens that a group costs on top of its padded ones.
-
-    Returns:
-        Row numbers, group by group.
-    """
-    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
-    ends = [i for i in range(1, len(order) + 1) if i == len(order) or lengths[order[i - 1]] != lengths[order[i]]]
-    best: dict[int, tuple[int, int]] = {0: (0, 0)}
-    for end in ends:
-        width = lengths[order[end - 1]]
-        best[end] = min((best[start][0] + cost + (end - start) * width, start) for start in best if start < end)
-    groups, end = [], len(order)
-    while end:
-        start = best[end][1]
-        groups.append(sorted(order[start:end]))
-        end = start
-    return groups[::-1]
+from nas_plugin.solve.passes import SuffixForward, SuffixPass, groups_of_like_length, pass_cost
 
 
 @dataclass(frozen=True)
@@ -66,6 +30,7 @@ class SuffixRows:
         hidden: Output of the last edited block at the subject, `(rows, d_model)`.
         value: Output of its MLP there, `(rows, d_model)`.
         keys: Input of the first edited layer's rewrite module there, `(rows, d_in)`.
+        resumed: The rows up to the subject, standing at the first edited layer.
         ids: Token ids from the subject's last token on, `(rows, tokens)`.
         positions: Their positions, `(rows, tokens)`.
         real: Which of them are not padding, `(rows, tokens)`.
@@ -80,6 +45,7 @@ class SuffixRows:
     hidden: Tensor
     value: Tensor
     keys: Tensor
+    resumed: ResumedRows
     ids: Tensor
     positions: Tensor
     real: Tensor
@@ -94,7 +60,7 @@ class SuffixRows:
         cls,
         em: EditableModel,
         sequences: Sequence[TokenSequence],
-        columns: Sequence[int],
+        columns: Sequence[int | None],
         shared: SharedPrefix,
         pad_id: int,
     ) -> SuffixRows:
@@ -103,72 +69,33 @@ class SuffixRows:
         Args:
             em: The model.
             sequences: Rows.
-            columns: Column of each row in the shared prefix.
+            columns: Column of each row in the shared prefix; None for rows that have nothing in common.
             shared: What is known of their first tokens.
             pad_id: Any id in the vocabulary.
 
         Returns:
             The record.
         """
-        skip = [shared.lengths[column] for column in columns]
-        own = [TokenSequence(row.ids[cut:], row.lookup - cut, 0) for row, cut in zip(sequences, skip, strict=True)]
-        rows = pad(own, pad_id, em.input_device)
-        device, dtype = em.input_device, em.weight(em.value_layer).dtype
-        cut, column = torch.tensor(skip, device=device), torch.tensor(columns, device=device)
-        every = torch.arange(len(own), device=device)
-        at_subject = every, rows.lookup
-        # Columns beyond a row's end are padding: any position the model has will do, the mask hides them.
-        last = max(len(row.ids) for row in sequences) - 1
-        positions = (cut[:, None] + torch.arange(rows.input_ids.shape[1], device=device)).clamp_max(last)
-        real = rows.attention_mask.bool()
-        known = torch.arange(shared.width, device=device) < cut[:, None]
-        found: dict[str, Any] = {}
-        with torch.no_grad():
-            forward_until(
-                em.model,
-                rows.input_ids,
-                attention_mask(known, real, dtype),
-                em.value_block,
-                inputs={em.rewrite[em.layers[0]]: lambda states: found.__setitem__("keys", states[at_subject])},
-                outputs={
-                    em.value_mlp: lambda output: found.__setitem__("value", hidden_of(output)[at_subject]),
-                    em.value_block: lambda output: found.__setitem__("block", output),
-                },
-                cache=FrozenPrefix(shared.of_rows(column, range(em.value_layer + 1)), shared.width),
-                position_ids=positions,
-            )
-            hidden = hidden_of(found["block"])
-            upper = shared.of_rows(column, range(em.value_layer + 1, em.loss_layer + 1))
-            length = max(row.lookup for row in own)
-            if length and em.blocks_above_value:
-                before = torch.arange(length, device=device) < rows.lookup[:, None]
-                cache = FrozenPrefix(upper, shared.width, note=True)
-                with skipping(em.blocks_up_to_value, with_hidden(found["block"], hidden[:, :length])):
-                    forward_until(
-                        em.model,
-                        rows.input_ids[:, :length],
-                        attention_mask(known, before, dtype),
-                        em.loss_attention,
-                        cache=cache,
-                        position_ids=positions[:, :length],
-                    )
-                upper = _joined(upper, cache.added)
-                known = torch.cat([known, before], 1)
-        lengths = tuple(len(row.ids) - row.lookup for row in own)
-        steps = torch.arange(max(lengths), device=device)
+        own = _OwnTokens.after(em, sequences, columns, shared, pad_id)
+        found = own.up_to_value()
+        hidden = hidden_of(found["block"])
+        layers, before = own.above_value(found["block"])
+        rows, lengths = own.rows, own.from_subject
+        steps = torch.arange(max(lengths), device=hidden.device)
         place = (rows.lookup[:, None] + steps).clamp_max(rows.input_ids.shape[1] - 1)
         return cls(
             em,
-            hidden[at_subject],
+            hidden[own.at_subject],
             found["value"],
             found["keys"],
+            own.resumed.standing_at(em.layers[0], found.get("entering")),
             rows.input_ids.gather(1, place),
-            positions.gather(1, place),
+            own.positions.gather(1, place),
             rows.lookup[:, None] + steps < rows.attention_mask.sum(1)[:, None],
-            hidden[every[:, None], place],
+            hidden[own.at_subject[0][:, None], place],
             found["block"],
-            upper,
-            known,
+            layers,
+            before,
             lengths,
         )
 
@@ -216,90 +143,95 @@ class SuffixRows:
 
 
 @dataclass(frozen=True)
-class SuffixForward:
-    """Runs the groups of some rows; see `CorrectedForward`.
-
-    Attributes:
-        passes: One per group.
-        order: Where each place stands among those of the groups put end to end, `(places,)`.
-    """
-
-    passes: tuple[SuffixPass, ...]
-    order: Tensor
-
-    def states(self, shift: Tensor) -> Tensor:
-        """Return hidden states at the places; see `CorrectedForward`."""
-        if len(self.passes) == 1:
-            return self.passes[0].states(shift)
-        return torch.cat([part.states(shift[part.rows]) for part in self.passes])[self.order]
-
-
-@dataclass
-class SuffixPass:
-    """Rows that run together.
-
-    The first step goes through the model, which works out what its blocks are given beside the hidden states (masks, rotary
-    tables, the prefix); as none of it depends on the correction, later steps call the blocks directly.
-
-    Attributes:
-        em: The model.
-        rows: Their numbers among the rows bound, `(k,)`.
-        ids: Token ids, `(k, tokens)`; column 0 is the subject's last token.
-        positions: Their positions, `(k, tokens)`.
-        mask: Additive attention mask `(k, 1, tokens, prefix + tokens)`.
-        entering: Output of the edited block, `(k, tokens, d_model)`.
-        template: The same in the form its successor expects.
-        prefix: Keys and values of the tokens before.
-        places: Rows and columns that are read.
-    """
+class _OwnTokens:
+    """Rows without the tokens they share, and what they see of those."""
 
     em: EditableModel
-    rows: Tensor
-    ids: Tensor
+    rows: PaddedBatch
     positions: Tensor
-    mask: Tensor
-    entering: Tensor
-    template: Any
-    prefix: FrozenPrefix
-    places: tuple[Tensor, Tensor]
-    _calls: list[Callable[[Any], Any]] = field(default_factory=list)
+    column: Tensor
+    known: Tensor
+    shared: SharedPrefix
+    from_subject: tuple[int, ...]
+    before_subject: int
 
-    def states(self, shift: Tensor) -> Tensor:
-        """Return hidden states at the places, `(places, d_model)`, for a correction of each row `(k, d_model)`."""
-        first = (self.entering[:, :1].to(shift.dtype) + shift[:, None]).to(self.entering.dtype)
-        hidden = torch.cat([first, self.entering[:, 1:]], 1)
-        if not self.em.blocks_above_value:
-            return hidden[self.places]
-        if self._calls:
-            for call in self._calls:
-                hidden = hidden_of(call(hidden))
-            return hidden[self.places]
-        return self._through_model(hidden)[self.places]
+    @classmethod
+    def after(
+        cls,
+        em: EditableModel,
+        sequences: Sequence[TokenSequence],
+        columns: Sequence[int | None],
+        shared: SharedPrefix,
+        pad_id: int,
+    ) -> _OwnTokens:
+        skip = [0 if column is None else shared.lengths[column] for column in columns]
+        own = [TokenSequence(row.ids[cut:], row.lookup - cut, 0) for row, cut in zip(sequences, skip, strict=True)]
+        rows, device = pad(own, pad_id, em.input_device), em.input_device
+        cut = torch.tensor(skip, device=device)
+        # Columns beyond a row's end are padding: any position the model has will do, the mask hides them.
+        last = max(len(row.ids) for row in sequences) - 1
+        return cls(
+            em,
+            rows,
+            (cut[:, None] + torch.arange(rows.input_ids.shape[1], device=device)).clamp_max(last),
+            torch.tensor([0 if column is None else column for column in columns], device=device),
+            torch.arange(shared.width, device=device) < cut[:, None],
+            shared,
+            tuple(len(row.ids) - row.lookup for row in own),
+            max(row.lookup for row in own),
+        )
 
-    def _through_model(self, hidden: Tensor) -> Tensor:
-        em, handles = self.em, []
-        for block in em.blocks_above_value:
-            handles.append(block.register_forward_pre_hook(self._note, with_kwargs=True))
-        try:
-            with skipping(em.blocks_up_to_value, with_hidden(self.template, hidden)):
-                return forward_until(
-                    em.model, self.ids, self.mask, em.loss_block, cache=self.prefix, position_ids=self.positions
-                )
-        finally:
-            for handle in handles:
-                handle.remove()
+    @property
+    def at_subject(self) -> tuple[Tensor, Tensor]:
+        lookup = self.rows.lookup
+        return torch.arange(len(lookup), device=lookup.device), lookup
 
-    def _note(self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # Without the hidden states themselves, which would keep the first step's graph alive.
-        if args:
-            self._calls.append(partial(_call, block, None, args[1:], dict(kwargs)))
-        else:
-            name, *others = kwargs
-            self._calls.append(partial(_call, block, name, (), {other: kwargs[other] for other in others}))
+    @property
+    def resumed(self) -> ResumedRows:
+        width, lookup = self.before_subject + 1, self.rows.lookup
+        real = torch.arange(width, device=lookup.device) <= lookup[:, None]
+        mask = attention_mask(self.known, real, self.em.dtype)
+        more = {"position_ids": self.positions[:, :width]}
+        return ResumedRows(self.em, self.rows.input_ids[:, :width], mask, lookup, more)
 
+    def up_to_value(self) -> dict[str, Any]:
+        em, found, at_subject = self.em, dict[str, Any](), self.at_subject
+        with torch.no_grad():
+            forward_until(
+                em.model,
+                self.rows.input_ids,
+                attention_mask(self.known, self.rows.attention_mask.bool(), em.dtype),
+                em.value_block,
+                inputs={em.rewrite[em.layers[0]]: lambda states: found.__setitem__("keys", states[at_subject])},
+                outputs={
+                    em.value_mlp: lambda output: found.__setitem__("value", hidden_of(output)[at_subject]),
+                    em.value_block: lambda output: found.__setitem__("block", output),
+                    **{b: lambda output: found.__setitem__("entering", output) for b in em.block_before_first},
+                },
+                cache=FrozenPrefix(self.shared.of_rows(self.column, range(em.value_layer + 1)), self.shared.width),
+                position_ids=self.positions,
+            )
+        return found
 
-def _call(block: Any, name: str | None, args: tuple[Any, ...], kwargs: dict[str, Any], hidden: Tensor) -> Any:
-    return block(hidden, *args, **kwargs) if name is None else block(**{name: hidden}, **kwargs)
+    def above_value(self, block: Any) -> tuple[LayerStates, Tensor]:
+        """Return keys and values of the tokens before the subject, and which of them are real."""
+        em, length = self.em, self.before_subject
+        layers = self.shared.of_rows(self.column, range(em.value_layer + 1, em.loss_layer + 1))
+        if not length or not em.blocks_above_value:
+            return layers, self.known
+        before = torch.arange(length, device=self.known.device) < self.rows.lookup[:, None]
+        cache = FrozenPrefix(layers, self.shared.width, note=True)
+        entering = with_hidden(block, hidden_of(block)[:, :length])
+        with torch.no_grad(), skipping(em.blocks_up_to_value, entering):
+            forward_until(
+                em.model,
+                self.rows.input_ids[:, :length],
+                attention_mask(self.known, before, em.dtype),
+                em.attention(em.loss_layer),
+                cache=cache,
+                position_ids=self.positions[:, :length],
+            )
+        return _joined(layers, cache.added), torch.cat([self.known, before], 1)
 
 
 def _joined(first: LayerStates, second: LayerStates) -> LayerStates:

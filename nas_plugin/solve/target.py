@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from nas_plugin.errors import NonFiniteError
 from nas_plugin.locate.contexts import ContextTemplates
+from nas_plugin.locate.keys import SeenRows
+from nas_plugin.locate.resumed import SharedPrefix, share_prefixes
 from nas_plugin.locate.sequences import Locator
 from nas_plugin.model.editable import EditableModel
 from nas_plugin.model.trace import as_found
@@ -22,15 +24,15 @@ from nas_plugin.request import EditRequest
 from nas_plugin.solve.descent import Descent, SolverSettings
 from nas_plugin.solve.forward import CleanRows, can_reuse_prefix, clean_rows
 from nas_plugin.solve.objective import Objective
-from nas_plugin.solve.prefix import SharedPrefix, share_prefixes
+from nas_plugin.solve.passes import pass_cost
 from nas_plugin.solve.rows import RowTexts, TargetRows, row_texts
 from nas_plugin.solve.stopping import LossBelow, StepView, StoppingRule
-from nas_plugin.solve.suffix import pass_cost
 
 logger = logging.getLogger(__name__)
 
 _REQUESTS_PER_BATCH = 16
 _ASK_EVERY = 4
+_TENSORS = ("delta", "h0", "v0", "loss", "updates", "first_keys")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class SolvedTargets:
         loss: Objective at the last evaluation, `(n,)`.
         updates: Number of updates made, `(n,)`.
         first_keys: Keys at the first edited layer, seen in the same pass, `(n, d_in)`.
+        seen: The rows at the first edited layer, for the keys of later ones; empty unless they were asked for.
+        shared: What these rows have in common; None if they were run without it.
     """
 
     delta: Tensor
@@ -52,11 +56,21 @@ class SolvedTargets:
     loss: Tensor
     updates: Tensor
     first_keys: Tensor
+    seen: tuple[SeenRows, ...] = ()
+    shared: SharedPrefix | None = None
 
     @property
     def values(self) -> Tensor:
         """Solved values v* = v0 + delta, `(n, d_out)`."""
         return self.v0 + self.delta
+
+
+@dataclass(frozen=True)
+class _Step:
+    requests: Sequence[EditRequest]
+    texts: RowTexts
+    shared: SharedPrefix | None
+    keep_rows: bool
 
 
 class TargetSolver:
@@ -90,12 +104,19 @@ class TargetSolver:
         self.rule = rule if rule is not None else LossBelow()
         self.batch_size = _REQUESTS_PER_BATCH
 
-    def solve(self, requests: Sequence[EditRequest], advance: Callable[[int], None] = lambda _: None) -> SolvedTargets:
+    def solve(
+        self,
+        requests: Sequence[EditRequest],
+        advance: Callable[[int], None] = lambda _: None,
+        *,
+        keep_rows: bool = False,
+    ) -> SolvedTargets:
         """Solve the values of a step's requests, each independently of the others.
 
         Args:
             requests: Requests.
             advance: Called with the number of requests solved since the last call.
+            keep_rows: Keep the rows for a `KeyPass`.
 
         Returns:
             Corrections and what they were measured against.
@@ -108,21 +129,21 @@ class TargetSolver:
         bare = [row for row, column in zip(texts.sequences, texts.column, strict=True) if column == 0]
         order = sorted(range(len(bare)), key=lambda i: (len(bare[i].ids) - bare[i].lookup, len(bare[i].ids)))
         with as_found(self.em.model):
-            parts = self._in_batches(requests, texts, order, advance)
+            step = _Step(requests, texts, self._shared(texts), keep_rows)
+            parts = self._in_batches(step, order, advance)
         back = torch.tensor(order, device=parts[0].delta.device).argsort()
-        return SolvedTargets(*(torch.cat([getattr(p, f.name) for p in parts])[back] for f in fields(SolvedTargets)))
+        whole = {name: torch.cat([getattr(part, name) for part in parts])[back] for name in _TENSORS}
+        seen = tuple(seen for part in parts for seen in part.seen)
+        return replace(parts[0], **whole, seen=seen, shared=step.shared if keep_rows else None)
 
-    def _in_batches(
-        self, requests: Sequence[EditRequest], texts: RowTexts, order: Sequence[int], advance: Callable[[int], None]
-    ) -> list[SolvedTargets]:
+    def _in_batches(self, step: _Step, order: Sequence[int], advance: Callable[[int], None]) -> list[SolvedTargets]:
         """Solve batch by batch, halving the batch when memory runs out; it stays halved for the next steps."""
-        shared = self._shared(texts)
         parts: list[SolvedTargets] = []
         done = 0
         while done < len(order):
             batch = order[done : done + self.batch_size]
             try:
-                parts.append(self._solve_batch([requests[i] for i in batch], texts.select(batch), shared))
+                parts.append(self._solve_batch(step, batch))
             except RuntimeError as error:
                 if not should_reduce_batch_size(error) or len(batch) == 1:
                     raise
@@ -138,20 +159,19 @@ class TargetSolver:
         """Run what the rows of a context begin with; None where the model takes the plain form."""
         if not can_reuse_prefix(self.em, max(len(row.ids) for row in texts.sequences)):
             return None
-        return share_prefixes(self.em, texts.sequences, texts.column, self.locator.pad_id, pass_cost(self.em))
+        return share_prefixes(self.em, texts.sequences, texts.generated, self.locator.pad_id, pass_cost(self.em))
 
-    def _solve_batch(
-        self, requests: Sequence[EditRequest], texts: RowTexts, shared: SharedPrefix | None
-    ) -> SolvedTargets:
-        em, dtype = self.em, self.em.compute_dtype
+    def _solve_batch(self, step: _Step, batch: Sequence[int]) -> SolvedTargets:
+        em, dtype, texts = self.em, self.em.compute_dtype, step.texts.select(batch)
         rows = TargetRows.of(texts, em.input_device)
-        clean = clean_rows(em, texts.sequences, texts.column, shared, self.locator.pad_id)
+        clean = clean_rows(em, texts.sequences, texts.generated, step.shared, self.locator.pad_id)
         h0, v0 = clean.hidden[rows.bare_row].to(dtype), clean.value[rows.bare_row].to(dtype)
         descent = Descent(h0, self.settings)
         self._descend(rows, clean, h0, descent)
-        self._check_finite(requests, descent)
+        self._check_finite([step.requests[i] for i in batch], descent)
         keys = self._first_keys(texts, rows, clean)
-        return SolvedTargets(descent.delta, h0, v0, descent.loss, descent.updates, keys)
+        seen = (_seen_rows(texts, clean, batch, em.input_device),) if step.keep_rows else ()
+        return SolvedTargets(descent.delta, h0, v0, descent.loss, descent.updates, keys, seen)
 
     def _descend(self, rows: TargetRows, clean: CleanRows, h0: Tensor, descent: Descent) -> None:
         """Make the updates; requests that have stopped leave the batch."""
@@ -196,3 +216,10 @@ class TargetSolver:
                 f"the value of {bad.prompt!r} -> {bad.target!r} came out NaN or infinite; the model is damaged or overflows: "
                 "load it in a wider dtype, or lower v_lr."
             )
+
+
+def _seen_rows(texts: RowTexts, clean: CleanRows, batch: Sequence[int], device: torch.device) -> SeenRows:
+    """Keep what a key pass needs: the contexts of each request, without "<subject> is a"."""
+    chosen = [row for row, column in enumerate(texts.column) if column < texts.contexts]
+    columns = torch.tensor([texts.generated[row] or 0 for row in chosen], device=device)
+    return SeenRows(clean.resumed.take(torch.tensor(chosen, device=device)), tuple(batch), columns)
