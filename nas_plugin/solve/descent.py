@@ -112,6 +112,6 @@ class Descent:
 
 def _clamped(delta: Tensor, limit: Tensor) -> Tensor:
     """Project each row onto the ball of its radius."""
-    norm = delta.norm(dim=1)
-    factor = torch.where(norm > limit, limit / norm, torch.ones_like(norm))
-    return delta * factor[:, None]
+    factor = (limit / delta.norm(dim=1)).clamp_max(1.0)
+    # A row of zeros within a ball of radius zero has no factor.
+    return delta * torch.where(factor.isnan(), torch.ones_like(factor), factor)[:, None]

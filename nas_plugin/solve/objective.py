@@ -19,15 +19,30 @@ class Evaluation:
 
     Attributes:
         loss: With its graph, `(k,)`.
-        nll: Mean negative log-likelihood of the target in each context, `(k, contexts)`.
-        correct: Target tokens that are the argmax, `(k, contexts)`.
         current: Log-probabilities at the KL places, `(k, vocabulary)`.
+        surprise: Negative log-likelihood of each target token, `(t,)`.
+        logits: At the places that predict them, `(t, vocabulary)`.
+        rows: Where the requests are read.
     """
 
     loss: Tensor
-    nll: Tensor
-    correct: Tensor
     current: Tensor
+    surprise: Tensor
+    logits: Tensor
+    rows: TargetRows
+
+    def nll(self) -> Tensor:
+        """Return the mean negative log-likelihood of the target in each context, `(k, contexts)`."""
+        return self._per_context(self.surprise) / self.rows.target_length[:, None]
+
+    def correct(self) -> Tensor:
+        """Return how many target tokens are the argmax in each context, `(k, contexts)`."""
+        return self._per_context((self.logits.argmax(1) == self.rows.token_label).to(self.surprise.dtype))
+
+    def _per_context(self, of_tokens: Tensor) -> Tensor:
+        requests, contexts = len(self.rows.target_length), self.rows.contexts
+        summed = torch.zeros(requests * contexts, dtype=of_tokens.dtype, device=of_tokens.device)
+        return summed.index_add(0, self.rows.token_cell, of_tokens).reshape(requests, contexts)
 
 
 class Objective:
@@ -50,6 +65,9 @@ class Objective:
         """
         self._em, self._rows, self._forward, self._settings = em, rows, forward, settings
         self._decay = settings.weight_decay / h0.norm(dim=1) ** 2
+        # Mean over a target's tokens, then over contexts.
+        self._share = (1.0 / (rows.contexts * rows.target_length.to(h0.dtype)))[rows.token_request]
+        self._nothing = torch.zeros_like(self._decay)
 
     def __call__(self, delta: Tensor, reference: Tensor | None) -> Evaluation:
         """Evaluate corrections; the head runs only where a target token or the KL term is read.
@@ -62,18 +80,13 @@ class Objective:
         Returns:
             The objective.
         """
-        rows = self._rows
-        tokens, shape = len(rows.token_label), (len(delta), rows.contexts)
+        rows, tokens = self._rows, len(self._share)
         logits = self._em.logits(self._forward.states(delta[rows.row_request]))
         target, current = logits[:tokens], torch.log_softmax(logits[tokens:], dim=1)
         # Not log_softmax: only one entry of each row is wanted, and the vocabulary is wide.
         surprise = target.logsumexp(1) - target.gather(1, rows.token_label[:, None])[:, 0]
-        summed = torch.zeros(len(delta) * rows.contexts, dtype=logits.dtype, device=logits.device)
-        nll = summed.index_add(0, rows.token_cell, surprise).reshape(shape) / rows.target_length[:, None]
-        with torch.no_grad():
-            right = (target.argmax(1) == rows.token_label).to(logits.dtype)
-            correct = summed.index_add(0, rows.token_cell, right).reshape(shape)
+        nll = self._nothing.index_add(0, rows.token_request, surprise * self._share)
         known = current.detach() if reference is None else reference
         kl = (current.exp() * (current - known)).sum(1)
-        loss = nll.mean(1) + self._settings.kl_factor * kl + self._decay * delta.norm(dim=1)
-        return Evaluation(loss, nll.detach(), correct, current.detach())
+        loss = nll + self._settings.kl_factor * kl + self._decay * delta.norm(dim=1)
+        return Evaluation(loss, current.detach(), surprise.detach(), target.detach(), rows)

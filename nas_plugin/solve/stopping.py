@@ -17,15 +17,15 @@ class StepView:
     Attributes:
         active: Numbers of these requests within the batch, `(k,)`.
         loss: Whole objective, `(k,)`.
-        nll: Mean negative log-likelihood of the target in each context, `(k, contexts)`; column 0 is the bare prompt.
-        correct: Number of target tokens that are the argmax, `(k, contexts)`.
+        nll: Returns the target's mean negative log-likelihood in each context, `(k, contexts)`; column 0 is the bare prompt.
+        correct: Returns how many target tokens are the argmax, `(k, contexts)`. Both are worked out only if a rule asks.
         target_length: Tokens of the target, `(k,)`.
     """
 
     active: Tensor
     loss: Tensor
-    nll: Tensor
-    correct: Tensor
+    nll: Callable[[], Tensor]
+    correct: Callable[[], Tensor]
     target_length: Tensor
 
 
@@ -96,9 +96,9 @@ class MostProbable:
         def decide(view: StepView) -> Tensor:
             stop = by_loss(view)
             if self.cutoff > 0:
-                return stop | (torch.exp(-view.nll).mean(1) > self.cutoff)
+                return stop | (torch.exp(-view.nll()).mean(1) > self.cutoff)
             if self.cutoff < 0:
-                generated = view.correct[:, 1:]
+                generated = view.correct()[:, 1:]
                 wanted = 5 if self.exactly_five else generated.shape[1] * view.target_length
                 hits[view.active] += (generated.sum(1) == wanted).long()
                 stop = stop | (hits[view.active] >= abs(self.cutoff))

@@ -188,14 +188,15 @@ class TargetSolver:
             reference = seen.current if reference is None else reference
             loss = seen.loss.detach()
             descent.record(loss, decide(StepView(active, loss, seen.nll, seen.correct, view.target_length)))
+            ask = step % ask_every == 0
+            if ask and not bool(descent.going.any()):
+                break
             (gradient,) = torch.autograd.grad(seen.loss.sum(), delta)
             descent.update(gradient, step)
-            if step % ask_every == 0 and not bool(descent.going.all()):
+            if ask and not bool(descent.going.all()):
                 stays = descent.going.nonzero()[:, 0]
                 descent.keep(stays)
                 active, reference = active[stays], reference[stays]
-                if len(active) == 0:
-                    break
                 view, of_rows = rows.take(active)
                 objective = Objective(self.em, view, clean.corrected(of_rows, view.places), h0[active], self.settings)
         descent.keep(active[:0])

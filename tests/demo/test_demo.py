@@ -73,7 +73,7 @@ class Scripted(torch.nn.Module):
             for word, value in logits.items():
                 self.table.data[last, word] = value
 
-    def forward(self, input_ids, attention_mask):
+    def forward(self, input_ids, attention_mask, use_cache):
         return type("Output", (), {"logits": self.table[input_ids]})
 
 
@@ -85,8 +85,8 @@ class Words:
     def __init__(self, words: list[str]) -> None:
         self.ids = {word: i for i, word in enumerate(words, start=1)}
 
-    def __call__(self, text: str) -> dict[str, list[int]]:
-        return {"input_ids": [self.ids[word] for word in text.split()]}
+    def __call__(self, texts: list[str]) -> dict[str, list[list[int]]]:
+        return {"input_ids": [[self.ids[word] for word in text.split()] for text in texts]}
 
     def convert_tokens_to_ids(self, word: str) -> int:
         return self.ids[word]

@@ -141,8 +141,8 @@ def view(correct: list[list[int]], nll: list[list[float]], length: int = 1) -> S
     return StepView(
         torch.arange(rows),
         torch.full((rows,), 9.0),
-        torch.tensor(nll),
-        torch.tensor(correct),
+        lambda: torch.tensor(nll),
+        lambda: torch.tensor(correct),
         torch.full((rows,), length),
     )
 
