@@ -75,9 +75,45 @@ class NonFiniteError(NasPluginError, ArithmeticError):
     """A value, key, gain or weight came out NaN or infinite; nothing was written."""
 
 
+class MeasureError(NasPluginError, ValueError):
+    """A measurement was asked for that cannot be made: an unknown metric, outputs of other cases, too little to measure."""
+
+
+class CapabilityError(NasPluginError, ValueError):
+    """A capability task is unknown, its data are missing or malformed, or a setting of the measurement is out of range."""
+
+
+class RunFolderError(NasPluginError, ValueError):
+    """A run folder lacks a file or holds what the runner does not write."""
+
+
+class RunError(NasPluginError, ValueError):
+    """A run cannot be made as asked: its grid, its folder, its held-out text or a method's name does not fit."""
+
+
+class ResumeError(RunFolderError):
+    """A run cannot be gone on with: what is asked now differs from what its folder says, or its state is missing."""
+
+
+class StreamError(NasPluginError, ValueError):
+    """A stream of cases cannot be read: no such file, not JSON, not a list, or nothing usable in it."""
+
+
+class SchemaError(StreamError):
+    """The fields of a stream's records fit no known schema."""
+
+
+class RecordError(StreamError):
+    """A record of a stream is malformed; the message names file, record, case and field."""
+
+
 class HostMissingError(NasPluginError, ImportError):
     """EasyEdit (`easyeditor`) is not installed."""
 
 
 class HostDeviceError(NasPluginError, RuntimeError):
     """The installed release of EasyEdit cannot work on the devices of this machine."""
+
+
+class PackageMissingError(NasPluginError, ImportError):
+    """A package that only evaluation needs is not installed."""
