@@ -50,6 +50,48 @@ class ProbeTokens:
         return len(self.ids) - len(self.labels)
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What a model can be asked.
+
+    Attributes:
+        vocab_size: Rows of its embedding.
+        max_positions: Longest sequence it attends to, in tokens; None without a limit.
+    """
+
+    vocab_size: int
+    max_positions: int | None
+
+    @classmethod
+    def of(cls, model: Any) -> Bounds:
+        """Read them off a causal language model."""
+        config = model.config
+        longest = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        return cls(model.get_input_embeddings().weight.shape[0], longest)
+
+    def check(self, ids: Sequence[int], length: int, name: str) -> None:
+        """Refuse what the model cannot read.
+
+        Args:
+            ids: Token ids.
+            length: How many positions of the model they take.
+            name: Where they come from, for messages.
+
+        Raises:
+            TokenizerError: An id is outside the vocabulary.
+            PromptTooLongError: They are more than the model attends to.
+        """
+        if max(ids) >= self.vocab_size:
+            raise TokenizerError(
+                f"{name}: token id {max(ids)} is outside the model's vocabulary of {self.vocab_size}; load the tokenizer "
+                "that belongs to the model."
+            )
+        if self.max_positions is not None and length > self.max_positions:
+            raise PromptTooLongError(
+                f"{name}: {length} tokens with its answer; the model attends to {self.max_positions}. Shorten it."
+            )
+
+
 def probes_of(requests: Iterable[Mapping[str, Any]]) -> list[Probe]:
     """List all that requests ask, in order.
 
@@ -80,14 +122,13 @@ def probes_of(requests: Iterable[Mapping[str, Any]]) -> list[Probe]:
     return probes
 
 
-def tokenise(probes: Sequence[Probe], tok: Any, vocab_size: int, max_positions: int | None) -> list[ProbeTokens]:
+def tokenise(probes: Sequence[Probe], tok: Any, bounds: Bounds) -> list[ProbeTokens]:
     """Tokenise probes the way EasyEdit scores them: the answer is what follows the prompt's number of tokens.
 
     Args:
         probes: Probes.
         tok: A Hugging Face tokenizer; its settings are neither used nor changed.
-        vocab_size: Rows of the model's embedding.
-        max_positions: Longest sequence the model attends to, if there is a limit.
+        bounds: What the model can be asked.
 
     Returns:
         Their tokens, in order.
@@ -97,8 +138,8 @@ def tokenise(probes: Sequence[Probe], tok: Any, vocab_size: int, max_positions: 
         PromptTooLongError: A probe is longer than the model attends to.
         TokenizerError: The tokenizer belongs to another model.
     """
-    prompts = _encode(tok, [probe.prompt for probe in probes])
-    wholes = _encode(tok, [f"{probe.prompt} {probe.answer}" for probe in probes])
+    prompts = encode(tok, [probe.prompt for probe in probes])
+    wholes = encode(tok, [f"{probe.prompt} {probe.answer}" for probe in probes])
     rows: list[ProbeTokens] = []
     for probe, prompt, whole in zip(probes, prompts, wholes, strict=True):
         if not 0 < len(prompt) < len(whole):
@@ -106,16 +147,31 @@ def tokenise(probes: Sequence[Probe], tok: Any, vocab_size: int, max_positions: 
                 f"{probe.name}: prompt {probe.prompt!r} or answer {probe.answer!r} has no tokens of its own in this "
                 "tokenizer; give text it can write."
             )
-        if max(whole) >= vocab_size:
-            raise TokenizerError(
-                f"{probe.name}: token id {max(whole)} is outside the model's vocabulary of {vocab_size}; load the tokenizer "
-                "that belongs to the model."
-            )
-        if max_positions is not None and len(whole) - 1 > max_positions:
-            raise PromptTooLongError(
-                f"{probe.name}: {len(whole) - 1} tokens with its answer; the model attends to {max_positions}. Shorten it."
-            )
-        rows.append(ProbeTokens(tuple(whole[:-1]), tuple(whole[len(prompt) :])))
+        bounds.check(whole, len(whole) - 1, probe.name)
+        rows.append(ProbeTokens(whole[:-1], whole[len(prompt) :]))
+    return rows
+
+
+def encode(tok: Any, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    """Tokenise texts that something is to follow: special tokens before the text stay, those after it go.
+
+    Args:
+        tok: A Hugging Face tokenizer; its settings are neither used nor changed.
+        texts: Texts.
+
+    Returns:
+        Their token ids, in order.
+    """
+    if not texts:
+        return []
+    encoded = tok(list(texts), return_special_tokens_mask=True, return_attention_mask=False, verbose=False)
+    rows = []
+    for ids, special in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True):
+        # An EOS that the tokenizer appends would stand between a prompt and its answer.
+        end = len(ids)
+        while end and special[end - 1]:
+            end -= 1
+        rows.append(tuple(ids[:end]))
     return rows
 
 
@@ -163,15 +219,3 @@ def _text(value: Any, name: str) -> str:
 def _size(value: Any) -> str:
     kind = type(value).__name__
     return f"({kind} of {len(value)})" if isinstance(value, list | tuple) else f"({kind})"
-
-
-def _encode(tok: Any, texts: list[str]) -> list[list[int]]:
-    encoded = tok(texts, return_special_tokens_mask=True, return_attention_mask=False, verbose=False)
-    rows = []
-    for ids, special in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True):
-        # An EOS that the tokenizer appends would stand between a prompt and its answer.
-        end = len(ids)
-        while end and special[end - 1]:
-            end -= 1
-        rows.append(list(ids[:end]))
-    return rows

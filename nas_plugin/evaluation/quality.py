@@ -1,26 +1,17 @@
-"""Token accuracy of many requests in few forward passes.
+"""Token accuracy of EasyEdit's requests, many in few forward passes.
 
 EasyEdit's evaluator runs a forward pass for every prompt (list) of every request, with the head at every position. Here all
-prompts of all requests are sorted by length, padded on the right and run together, with the head where an answer is predicted.
+prompts of all requests go through the batched scorer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from nas_plugin.errors import ModelError, RequestError
-from nas_plugin.evaluation.probes import LOCALITY, PORTABILITY, Probe, ProbeTokens, probes_of, tokenise
-from nas_plugin.locate.sequences import TokenSequence, pad
-from nas_plugin.model.trace import as_found
-
-_TOKENS_PER_PASS = 2048
-# Rows join a pass of longer ones if the padding they need there costs less than a pass of their own.
-_PADDING_PER_PASS = 16
+from nas_plugin.errors import RequestError
+from nas_plugin.evaluation.measures.scoring import TOKENS_PER_PASS, Scored, score, share_equal
+from nas_plugin.evaluation.probes import LOCALITY, PORTABILITY, Bounds, Probe, probes_of, tokenise
 
 
 def evaluate_requests(
@@ -28,7 +19,7 @@ def evaluate_requests(
     tok: Any,
     requests: Iterable[Mapping[str, Any]],
     *,
-    tokens_per_pass: int = _TOKENS_PER_PASS,
+    tokens_per_pass: int = TOKENS_PER_PASS,
     pre: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """Score requests by token accuracy with the answer given (teacher forcing), as EasyEdit's `compute_edit_quality` does.
@@ -59,11 +50,9 @@ def evaluate_requests(
         )
     probes = probes_of(records)
     results: list[dict[str, Any]] = [{LOCALITY: {}, PORTABILITY: {}} for _ in records]
-    if not probes:
-        return results
-    rows = tokenise(probes, tok, model.get_input_embeddings().weight.shape[0], _max_positions(model))
-    for probe, row, answer in zip(probes, rows, _predict(model, rows, tokens_per_pass), strict=True):
-        _enter(results[probe.request], probe, row.labels, answer)
+    rows = tokenise(probes, tok, Bounds.of(model))
+    for probe, scored in zip(probes, score(model, rows, tokens_per_pass=tokens_per_pass), strict=True):
+        _enter(results[probe.request], probe, scored)
     if pre is not None:
         for number, (result, before) in enumerate(zip(results, pre, strict=True)):
             _compare(result[LOCALITY], before.get(LOCALITY) or {}, f"request {number}")
@@ -94,13 +83,13 @@ def _means(entries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {key: sum(numbers) / len(numbers) for key, numbers in values.items()}
 
 
-def _enter(result: dict[str, Any], probe: Probe, labels: Sequence[int], answer: list[int]) -> None:
+def _enter(result: dict[str, Any], probe: Probe, scored: Scored) -> None:
     if probe.part == LOCALITY:
-        result[LOCALITY].setdefault(f"{probe.key}_output", []).append(answer)
+        result[LOCALITY].setdefault(f"{probe.key}_output", []).append(list(scored.predicted))
     elif probe.part == PORTABILITY:
-        result[PORTABILITY].setdefault(f"{probe.key}_acc", []).append(_share_equal(answer, labels))
+        result[PORTABILITY].setdefault(f"{probe.key}_acc", []).append(scored.token_accuracy)
     else:
-        result[f"{probe.part}_acc"] = [_share_equal(answer, labels)]
+        result[f"{probe.part}_acc"] = [scored.token_accuracy]
 
 
 def _compare(after: dict[str, Any], before: Mapping[str, Any], name: str) -> None:
@@ -111,68 +100,4 @@ def _compare(after: dict[str, Any], before: Mapping[str, Any], name: str) -> Non
                 f"{name}, locality: pre has no {field} of the same lengths; give the same request's results."
             )
         key = field.removesuffix("_output")
-        after[f"{key}_acc"] = [_share_equal(*pair) for pair in zip(outputs, earlier, strict=True)]
-
-
-def _share_equal(left: Sequence[int], right: Sequence[int]) -> float:
-    return sum(a == b for a, b in zip(left, right, strict=True)) / len(left)
-
-
-def _predict(model: Any, rows: Sequence[ProbeTokens], tokens_per_pass: int) -> list[list[int]]:
-    """Return the most probable token at every position that predicts an answer, in the order of the rows."""
-    # Requests about the same things ask the same: each distinct row runs once.
-    distinct = sorted(dict.fromkeys(rows), key=lambda row: len(row.ids), reverse=True)
-    with torch.no_grad(), as_found(model):
-        parts = [_forward(model, batch) for batch in _passes(distinct, tokens_per_pass)]
-    # Moved to the host once, after the last pass: the device never waits.
-    flat = iter(torch.cat(parts).tolist())
-    answers = {row: [next(flat) for _ in row.labels] for row in distinct}
-    return [list(answers[row]) for row in rows]
-
-
-def _passes(rows: Sequence[ProbeTokens], tokens_per_pass: int) -> Iterator[Sequence[ProbeTokens]]:
-    """Cut rows, longest first, into passes of bounded size and little padding."""
-    start = width = 0
-    for length, group in groupby(enumerate(rows), key=lambda item: len(item[1].ids)):
-        numbers = [number for number, _ in group]
-        if (width - length) * len(numbers) > _PADDING_PER_PASS:
-            yield rows[start : numbers[0]]
-            start, width = numbers[0], length
-        width = max(width, length)
-        while (count := max(1, tokens_per_pass // width)) <= numbers[-1] - start:
-            yield rows[start : start + count]
-            start, width = start + count, len(rows[start + count].ids)
-    yield rows[start:]
-
-
-def _forward(model: Any, rows: Sequence[ProbeTokens]) -> Tensor:
-    head = model.get_output_embeddings()
-    if head is None:
-        raise ModelError(f"{type(model).__name__} has no output head; load it as a causal language model.")
-    device = model.get_input_embeddings().weight.device
-    # Any id will do for padding: it is masked, and stands where no token before it looks.
-    batch = pad([TokenSequence(row.ids, 0, row.first + 1) for row in rows], 0, device)
-    wanted = [(number, row.first + i) for number, row in enumerate(rows) for i in range(len(row.labels))]
-    row_of, position = torch.tensor(wanted, device=device).T
-
-    def select(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden = args[0]
-        return (hidden[row_of.to(hidden.device), position.to(hidden.device)][None],)
-
-    # Selecting at the head's door keeps what the family does on either side of it: final norm, scaling, capping.
-    handle = head.register_forward_pre_hook(select)
-    try:
-        output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-    finally:
-        handle.remove()
-    logits: Tensor = output.logits
-    if logits.shape[:2] != (1, len(wanted)):
-        raise ModelError(
-            f"{type(model).__name__} does not run its output head as a module; it cannot be evaluated here."
-        )
-    return logits[0].argmax(-1)
-
-
-def _max_positions(model: Any) -> int | None:
-    config = model.config
-    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        after[f"{key}_acc"] = [share_equal(*pair) for pair in zip(outputs, earlier, strict=True)]
