@@ -1,0 +1,47 @@
+"""lm-eval's view of the live model. Imported on demand: it needs lm-eval."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from lm_eval.models.huggingface import HFLM
+
+from nas_plugin.evaluation.capability.contain import changed
+from nas_plugin.evaluation.capability.suite import LIKELIHOOD
+
+
+class LiveModel(HFLM):
+    """The model as it is, with a tokenizer of its own, since lm-eval sets pad token and padding side.
+
+    Log-likelihoods are computed in float32 whatever the model's dtype: rounded to half precision, close answers tie.
+    """
+
+    def __init__(self, model: Any, tok: Any, batch_size: int) -> None:
+        tok = copy.deepcopy(tok)
+        if tok.pad_token_id is None:
+            # Padding is masked, so any token of the vocabulary will do; lm-eval would add one the model has no row for.
+            tok.pad_token_id = tok.eos_token_id if tok.eos_token_id is not None else 0
+        # Tying again would overwrite a head that somebody untied.
+        with changed(model, "tie_weights", lambda: None):
+            super().__init__(
+                pretrained=model, tokenizer=tok, backend="causal", batch_size=batch_size, softmax_dtype="float32"
+            )
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Score continuations: by their sum over tokens, or their mean for the tasks that the paper's code scores so.
+
+        Args:
+            requests: lm-eval's requests, each a context and a continuation.
+            disable_tqdm: No progress bar.
+
+        Returns:
+            (log-likelihood, whether it is what greedy decoding gives), in order.
+        """
+        results = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return [
+            (total / len(self._encode_pair(*request.args)[1]), greedy)
+            if request.task_name.startswith("paper_") and request.task_name.endswith(LIKELIHOOD)
+            else (total, greedy)
+            for request, (total, greedy) in zip(requests, results, strict=True)
+        ]
