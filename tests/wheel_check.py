@@ -14,6 +14,8 @@ def main() -> None:
         SystemExit: something is missing; the message says what.
     """
     import nas_plugin
+    from nas_plugin.evaluation.capability import shipped_tasks
+    from nas_plugin.evaluation.report import write_report
     from nas_plugin.hparams import shipped_folder, shipped_names
 
     package = Path(nas_plugin.__file__).resolve().parent
@@ -22,6 +24,8 @@ def main() -> None:
         "the version is the distribution's": metadata.version("nas-plugin") == nas_plugin.__version__,
         "the hyperparameter files lie inside the package": shipped_folder() == package / "_hparams",
         "there are six methods times six models": len(shipped_names()) == 36,
+        "the capability tasks are there": len(shipped_tasks()) == 7,
+        "the report's templates are there": callable(write_report) and any(package.rglob("*.html*")),
         "types are declared": (package / "py.typed").is_file(),
         "the pilot facts are there": any((package / "data").glob("*.json")),
         "the command is there": any(e.name == "nas-edit" for e in metadata.entry_points(group="console_scripts")),

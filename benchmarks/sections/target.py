@@ -37,7 +37,8 @@ def measure(quick: bool, save: Save) -> Section:
         "Target solve",
         f"12 layers, d = 768, vocabulary 32,000, float32, {steps - 1} updates each, early stop off. "
         f"{workload.lengths(workload.requests(100))} References solve one request at a time: one request per round (another "
-        "one each round), not the whole batch. CPU seconds per request, one thread, medians of 3 interleaved rounds (one round for batches of 100).",
+        "one each round), not the whole batch. CPU seconds per request, one thread, medians of 3 interleaved rounds; one "
+        "round for batches of 100.",
         _COLUMNS,
     )
     for family in workload.FAMILIES:
