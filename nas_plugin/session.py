@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from nas_plugin.anchor import Anchor, AnchoredTargets, anchored
+from nas_plugin.editors import make_editors
 from nas_plugin.errors import EditedModelError, NonFiniteError
 from nas_plugin.foundation import Foundation, Given, lay_foundation
 from nas_plugin.locate.contexts import ContextTemplates
 from nas_plugin.locate.keys import KeyPass
 from nas_plugin.locate.moments import SecondMoments
 from nas_plugin.locate.sequences import Locator
+from nas_plugin.locate.stored import statistics_folder
 from nas_plugin.model.editable import EditableModel
 from nas_plugin.model.fingerprint import weights_fingerprint
 from nas_plugin.model.trace import as_found
@@ -136,7 +138,8 @@ class EditSession:
             edited=self._edited,
             progress=self._progress,
         )
-        self._make_editors(foundation, self.weights.base)
+        folder = None if self.hparams.stats_dir is None else statistics_folder(self.em, self.hparams, self.fingerprint)
+        self._editors = make_editors(self.hparams, foundation.moments.matrices, self.weights.base, folder)
         self._foundation = foundation
         return foundation
 
@@ -227,12 +230,6 @@ class EditSession:
         for request in requests:
             self.locator.sequence(request, "{}", self.locator.target_ids(request)[:-1])
 
-    def _make_editors(self, foundation: Foundation, base: Mapping[int, Tensor]) -> None:
-        method = METHODS[self.hparams.method]
-        self._editors = {
-            layer: method(base[layer], foundation.moments.matrices[layer], self.hparams) for layer in self.em.layers
-        }
-
     def _follow_weights(self) -> None:
         state = self.weights.state()
         if state == ROLLED_BACK:
@@ -252,8 +249,7 @@ class EditSession:
 
     def _restart(self, base: Mapping[int, Tensor] | None) -> None:
         self.weights.restart(base)
-        if self._foundation is not None:
-            self._make_editors(self._foundation, self.weights.master)
+        self._editors = {layer: editor.afresh(self.weights.master[layer]) for layer, editor in self._editors.items()}
         self._snapshots, self.steps = None, 0
 
     def _restore(self, snapshots: Mapping[int, dict[str, Any]]) -> None:

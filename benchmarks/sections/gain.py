@@ -125,7 +125,7 @@ def _dense(method: str, case: _Case, generator: torch.Generator) -> Callable[[in
 def _ours(method: str, case: _Case, generator: torch.Generator, steps: int) -> Callable[[int], object]:
     weight = torch.randn(case.d_out, case.d, generator=generator)
     prior = _symmetric(case.d, generator).double()
-    given = type(f"Given{method}", (METHODS[method],), {"prior": lambda _self, _moment: prior})
+    given = type(f"Given{method}", (METHODS[method],), {"prior": classmethod(lambda _cls, _moment, _hparams: prior)})
     editor: Any = given(weight, weight[:1], workload.numbers(method, [0]))
     draws = [
         (torch.randn(case.d, case.keys, generator=generator) * 0.5, torch.randn(case.d_out, case.keys, generator=generator))

@@ -56,13 +56,14 @@ class LayerEditor:
 
     carries: ClassVar[bool] = False
 
-    def __init__(self, w0: Tensor, moment: Tensor, hparams: Any) -> None:
+    def __init__(self, w0: Tensor, moment: Tensor, hparams: Any, prior: Tensor | None = None) -> None:
         """Factorise the prior once.
 
         Args:
             w0: Matrix before the first edit, `(d_out, d_in)`.
             moment: C `(d_in, d_in)`.
             hparams: The method's numbers.
+            prior: What `prior` returned for the same moment and numbers; taken over, not copied. By default it is made.
 
         Raises:
             StatisticsError: C cannot serve as this method's prior.
@@ -70,13 +71,40 @@ class LayerEditor:
         self.w0 = w0
         self.moment = moment
         self.hparams = hparams
-        self.gain = Gain(self.prior(moment.to(w0.device, torch.float64)), self.carries)
+        if prior is None:
+            prior = self.prior(moment.to(w0.device, torch.float64), hparams)
+        self.gain = Gain(prior.to(w0.device), self.carries)
 
-    def prior(self, moment: Tensor) -> Tensor:
+    def afresh(self, w0: Tensor) -> LayerEditor:
+        """Return an editor as before the first edit, without factorising again; this one is not to be used any more.
+
+        Args:
+            w0: Matrix that it starts from, `(d_out, d_in)`.
+
+        Returns:
+            The editor.
+        """
+        return type(self)(w0, self.moment, self.hparams, self.gain.prior())
+
+    @classmethod
+    def prior_name(cls, hparams: Any) -> str:
+        """Return a name for the prior that these numbers make of a moment; equal names mean equal priors.
+
+        Args:
+            hparams: The method's numbers.
+
+        Returns:
+            Characters that a file name may hold.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def prior(cls, moment: Tensor, hparams: Any) -> Tensor:
         """Return H before the first step.
 
         Args:
             moment: C `(d_in, d_in)`, float64.
+            hparams: The method's numbers.
 
         Returns:
             H `(d_in, d_in)`, float64, a new tensor.

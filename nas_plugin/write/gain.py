@@ -81,6 +81,10 @@ class Gain:
         """All keys absorbed, `(d, t)`."""
         return torch.cat(self._keys, 1) if self._keys else self.base[:, :0]
 
+    def prior(self) -> Tensor:
+        """Return H before the first step, `(d, d)`; without history the tensor in use, else a copy."""
+        return self.base if self._prior is None else self._prior.to(self.base.device, copy=True)
+
     def apply(self, vectors: Tensor) -> Tensor:
         """Multiply by the gain.
 

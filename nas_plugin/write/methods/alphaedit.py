@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -15,6 +15,12 @@ class AlphaEdit(LayerEditor):
 
     carries: ClassVar[bool] = True
 
-    def prior(self, moment: Tensor) -> Tensor:
+    @classmethod
+    def prior_name(cls, hparams: Any) -> str:
+        """Return a name; see `LayerEditor.prior_name`."""
+        return f"null-space-{hparams.nullspace_threshold!r}-{hparams.L2!r}"
+
+    @classmethod
+    def prior(cls, moment: Tensor, hparams: Any) -> Tensor:
         """Return P / L2; see `LayerEditor.prior`."""
-        return null_space_prior(moment, self.hparams.nullspace_threshold, self.hparams.L2)
+        return null_space_prior(moment, hparams.nullspace_threshold, hparams.L2)

@@ -16,9 +16,15 @@ class ENCORE(LayerEditor):
 
     carries: ClassVar[bool] = True
 
-    def prior(self, moment: Tensor) -> Tensor:
+    @classmethod
+    def prior_name(cls, hparams: Any) -> str:
+        """Return a name; see `LayerEditor.prior_name`."""
+        return f"inverse-{hparams.mom2_update_weight!r}-{hparams.update_norm_lambda!r}"
+
+    @classmethod
+    def prior(cls, moment: Tensor, hparams: Any) -> Tensor:
         """Return (lambda C + lambda_n I)^-1; see `LayerEditor.prior`."""
-        return covariance_prior(moment, self.hparams.mom2_update_weight, self.hparams.update_norm_lambda)
+        return covariance_prior(moment, hparams.mom2_update_weight, hparams.update_norm_lambda)
 
     @classmethod
     def stopping_rule(cls, hparams: Any) -> StoppingRule:

@@ -30,18 +30,24 @@ class LyapLock(LayerEditor):
 
     carries: ClassVar[bool] = True
 
-    def __init__(self, w0: Tensor, moment: Tensor, hparams: Any) -> None:
+    def __init__(self, w0: Tensor, moment: Tensor, hparams: Any, prior: Tensor | None = None) -> None:
         """Factorise the prior and start the queue; see `LayerEditor`."""
-        super().__init__(w0, moment, hparams)
+        super().__init__(w0, moment, hparams, prior)
         self._moment64 = moment.to(w0.device, torch.float64)
         self.queue = 1.0
         self._solved_queue = 1.0
         self._first_deviation: float | None = None
         self._last: tuple[Tensor, Tensor] | None = None
 
-    def prior(self, moment: Tensor) -> Tensor:
+    @classmethod
+    def prior_name(cls, hparams: Any) -> str:
+        """Return a name; see `LayerEditor.prior_name`."""
+        return f"inverse-{hparams.mom2_update_weight!r}"
+
+    @classmethod
+    def prior(cls, moment: Tensor, hparams: Any) -> Tensor:
         """Return (lambda C)^-1; see `LayerEditor.prior`."""
-        return covariance_prior(moment, self.hparams.mom2_update_weight)
+        return covariance_prior(moment, hparams.mom2_update_weight)
 
     def propose(self, before: Tensor, keys: Tensor, residual: Tensor) -> Proposal:
         """Compute the update with its corrections; see `LayerEditor.propose`."""

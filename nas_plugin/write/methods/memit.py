@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from nas_plugin.write.editor import LayerEditor
@@ -11,6 +13,12 @@ from nas_plugin.write.priors import covariance_prior
 class MEMIT(LayerEditor):
     """Update R K' (lambda C + K K')^-1."""
 
-    def prior(self, moment: Tensor) -> Tensor:
+    @classmethod
+    def prior_name(cls, hparams: Any) -> str:
+        """Return a name; see `LayerEditor.prior_name`."""
+        return f"inverse-{hparams.mom2_update_weight!r}"
+
+    @classmethod
+    def prior(cls, moment: Tensor, hparams: Any) -> Tensor:
         """Return (lambda C)^-1; see `LayerEditor.prior`."""
-        return covariance_prior(moment, self.hparams.mom2_update_weight)
+        return covariance_prior(moment, hparams.mom2_update_weight)
