@@ -88,8 +88,8 @@ def draw(streams: Sequence[Stream], path: Path) -> None:
             _draw_stream(scores, norms, stream)
         scores.axhline(COLLAPSED, color="0.45", linewidth=0.9, linestyle=":")
         scores.annotate(
-            "collapsed: score 60 or less", (0.01, COLLAPSED), (0, -3), textcoords="offset points",
-            xycoords=("axes fraction", "data"), ha="left", va="top", color="0.35", fontsize=8,
+            "collapsed: score 60 or less", (0.99, COLLAPSED), (0, 2), textcoords="offset points",
+            xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.35", fontsize=8,
         )  # fmt: skip
         scores.set(title=method, ylim=(min(40, lowest - 5), 102))
         scores.legend(loc="upper right", fontsize=9)
