@@ -88,3 +88,13 @@ def test_arbitrary_files(tmp_path: Path, ending: str, content: bytes) -> None:
     path.write_bytes(content)
     assert read(path, schema="counterfact", skip_bad=True) == ()
     read(path)
+
+
+def test_messages_can_be_written_anywhere(tmp_path: Path) -> None:
+    path = tmp_path / "records.json"
+    path.write_text(
+        '[{"case_id": "\\ud800", "prompt": "a \\ud800", "subject": "b", "target_new": "c"}]', encoding="utf-8"
+    )
+    with pytest.raises(StreamError) as caught:
+        load_stream(path, schema="knowedit")
+    assert str(caught.value).encode("utf-8")

@@ -74,7 +74,9 @@ class Record:
             The error, to be raised.
         """
         case = f" (case {self.case})" if self.case and self.case != str(self.number) else ""
-        return RecordError(f"{self.source}, record {self.number}{case}, {self.path}{name}: {problem}.")
+        message = f"{self.source}, record {self.number}{case}, {self.path}{name}: {problem}."
+        # Half a surrogate pair, which JSON can hold, cannot be written to a log or a terminal.
+        return RecordError(message.encode("utf-8", "backslashreplace").decode("utf-8"))
 
     def has(self, name: str) -> bool:
         """Tell whether a field is there and not null.
