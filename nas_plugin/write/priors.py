@@ -40,7 +40,8 @@ def covariance_prior(moment: Tensor, weight: float, ridge: float = 0.0) -> Tenso
                     "second moments are singular: added %.0e of their mean to the diagonal; more text would avoid it",
                     jitter,
                 )
-            return torch.cholesky_inverse(factor)
+            # Row by row in memory, as a prior read back from disk is: the order decides the last bits of products.
+            return torch.cholesky_inverse(factor).contiguous()
     raise StatisticsError(
         f"second moments ({moment.shape[0]} x {moment.shape[0]}) are not positive definite; collect "
         "them over more tokens than that."

@@ -96,3 +96,12 @@ def test_half_precision_and_the_model_as_found() -> None:
 def test_nothing_to_write() -> None:
     assert write_greedily(Table({}), [], {0}) == write_sampled(Table({}), []) == []
     assert write_greedily(Table({}), [Opening((1,), 0)], {0}) == [[]]
+
+
+def test_rows_that_are_over_do_not_run_past_the_models_context() -> None:
+    model = build_model("gpt2")
+    last = model.config.n_positions - 1
+    openings = [Opening((5,) * last, 1), Opening((5, 6), 20)]
+    assert write_greedily(model, openings, {NEVER}) == [
+        write_greedily(model, [opening], {NEVER})[0] for opening in openings
+    ]

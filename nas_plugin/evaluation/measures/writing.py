@@ -142,7 +142,8 @@ def _write(model: Any, openings: Sequence[Opening], choose: _Choice, ends: Colle
             columns.append(ids)
             over = over | torch.isin(ids[:, 0], stops) | (limits <= len(columns))
             # The whole mask each time: a part of it would be taken for the first positions.
-            cache, positions = output.past_key_values, positions[:, -1:] + 1
+            # Rows that are over stay where they are: a longer one may go on to a position that they do not have.
+            cache, positions = output.past_key_values, positions[:, -1:] + ~over[:, None]
             mask = torch.cat([mask, torch.ones_like(ids)], 1)
     rows = torch.cat(columns, 1).tolist() if columns else [[] for _ in openings]
     return [_until_end(row[: opening.new], ends) for row, opening in zip(rows, openings, strict=True)]

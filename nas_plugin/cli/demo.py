@@ -1,4 +1,4 @@
-"""The `nas-edit` command."""
+"""`nas-edit demo`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-
-import nas_plugin
-
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False)
 
 
 class Method(str, enum.Enum):
@@ -25,18 +21,6 @@ class Method(str, enum.Enum):
     LyapLock = "LyapLock"
 
 
-@app.callback()
-def main() -> None:
-    """Edits to a language model that last: six locate-and-edit editors with norm-anchor scaling."""
-
-
-@app.command()
-def version() -> None:
-    """Show the package's version."""
-    Console().print(nas_plugin.__version__)
-
-
-@app.command()
 def demo(
     method: Annotated[
         list[Method], typer.Option(help="Editor to run, without and with NAS; may be given several times.")
@@ -76,7 +60,3 @@ def demo(
         console.print(f"Numbers: {out / 'demo.json'}. For the picture: pip install 'nas-plugin[eval]'")
     else:
         console.print(f"Picture: {out / 'demo.png'}. Numbers: {out / 'demo.json'}")
-
-
-if __name__ == "__main__":
-    app()

@@ -1,0 +1,5 @@
+"""The `nas-edit` command."""
+
+from nas_plugin.cli.app import app
+
+__all__ = ["app"]

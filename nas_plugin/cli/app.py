@@ -1,0 +1,51 @@
+"""The application that commands belong to; errors that have a name end it with their message alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+import nas_plugin
+from nas_plugin.cli import benchmarks, comparing, demo, running
+from nas_plugin.errors import NasPluginError
+from nas_plugin.evaluation.studies import commands as studies
+
+
+class _Commands(TyperGroup):
+    """Commands whose named errors are messages: whoever reads them needs no traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; see `click.Group.invoke`."""
+        try:
+            return super().invoke(ctx)
+        except NasPluginError as error:
+            Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_show_locals=False)
+for _command in (
+    demo.demo,
+    running.run,
+    comparing.compare,
+    running.report,
+    benchmarks.knowedit,
+    benchmarks.wikibigedit,
+):
+    app.command()(_command)
+app.add_typer(studies.app, name="study")
+app.add_typer(studies.app, name="study")
+
+
+@app.callback()
+def main() -> None:
+    """Edits to a language model that last: six locate-and-edit editors with norm-anchor scaling."""
+
+
+@app.command()
+def version() -> None:
+    """Show the package's version."""
+    Console().print(nas_plugin.__version__)
