@@ -94,7 +94,8 @@ def kept_prior(path: Path, width: int, make: Callable[[], Tensor]) -> Tensor:
     try:
         with safe_open(str(path), framework="pt") as file:
             known = (file.metadata() or {}).get("format") == _FORMAT
-            read: Tensor | None = file.get_tensor("prior") if known else None
+            # Copied: a file's bytes lie at other alignments than allocated ones, which shows in the last bits of products.
+            read: Tensor | None = file.get_tensor("prior").clone() if known else None
     except (OSError, SafetensorError) as error:
         raise StatisticsError(f"cannot read the prior {path}: {error}. Delete it; it will be made again.") from error
     if read is None or read.shape != (width, width) or read.dtype != torch.float64:

@@ -108,7 +108,8 @@ class SecondMoments:
         try:
             with safe_open(str(path), framework="pt") as file:
                 metadata = dict(file.metadata() or {})
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                # Copied: a file's bytes lie at other alignments than allocated ones, which shows in the last bits of products.
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
         except (OSError, SafetensorError) as error:
             raise StatisticsError(f"cannot read second moments from {path}: {error}.") from error
         tokens = metadata.pop("tokens", "")

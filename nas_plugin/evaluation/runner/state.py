@@ -233,6 +233,7 @@ def _by_columns(tensor: Tensor) -> bool:
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
+            # Copied: a file's bytes lie at other alignments than allocated ones, which shows in the last bits of products.
+            return {name: file.get_tensor(name).clone() for name in file.keys()}
     except (OSError, SafetensorError) as error:
         raise ResumeError(f"cannot read the saved state {path}: {error}. Run again from the start.") from error
