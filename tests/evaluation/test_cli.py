@@ -54,7 +54,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_run_writes_a_folder_and_draws_it(run_folder: Path) -> None:
     log = read_run(run_folder)
     assert log.status == "done" and log.grid == (3, 6) and len(log.edits) == 6 and log.use_nas
-    assert log.hparams["v_num_grad_steps"] == 5 and log.command.startswith("nas-edit ")
+    assert log.hparams["v_num_grad_steps"] == 5 and log.command.startswith("nas-edit")
     # Held-out cases are those that follow in the stream.
     assert log.checkpoints[-1].drift["0"].full_distance > 0
     assert (run_folder / "report.html").read_bytes().startswith(b"<!DOCTYPE html>")

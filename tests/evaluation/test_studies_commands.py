@@ -84,7 +84,7 @@ def test_a_command_writes_numbers_and_tables(written: tuple[str, dict[str, Any],
     assert study["protocols"]["score/probability"] == PROTOCOLS["score/probability"]
     assert len(study["results"]["MEMIT"]["edits"]) == 2
     assert study["settings"]["settings"] == {"nas_n_pilots": 3} and study["hparams"]["MEMIT"]["nas_n_pilots"] == 3
-    assert study["command"].startswith("nas-edit ") and study["command"] in text and "| NAS-MEMIT | 2 |" in text
+    assert study["command"].startswith("nas-edit") and study["command"] in text and "| NAS-MEMIT | 2 |" in text
 
 
 def test_what_was_finished_stays_when_a_later_editor_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
