@@ -259,8 +259,8 @@ def test_overhead_runs() -> None:
 def test_a_setting_that_cannot_be_used() -> None:
     with pytest.raises(HparamsError, match="llama3-9b"):
         Setting(hparams="llama3-9b").hparams_for("MEMIT")
-    with pytest.raises(RunError, match="no method 'NAS-FT'"):
-        Setting().hparams_for("FT")
+    with pytest.raises(RunError, match="no editor 'FT'"):
+        Setting().hparams_for("FT", use_nas=False)
     with pytest.raises(RunError, match="460 usable"):
         Setting().cases(461)
 

@@ -101,7 +101,7 @@ def test_what_was_finished_stays_when_a_later_editor_fails(tmp_path: Path, monke
 
 @pytest.mark.parametrize(
     ("methods", "message"),
-    [(["MEMIT", "ROME"], "no method 'NAS-ROME'"), (["RECT", "RECT=my.yaml"], "every editor once")],
+    [(["MEMIT", "ROME"], "no editor 'ROME'"), (["RECT", "RECT=my.yaml"], "every editor once")],
 )
 def test_editors_are_checked_before_anything_runs(methods: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=message):

@@ -15,7 +15,7 @@ from nas_plugin.evaluation.cases import Case
 from nas_plugin.evaluation.measures import TEACHER_FORCED, base_outputs, measure, summarise_cases
 from nas_plugin.evaluation.measures.protocols import SCORES
 from nas_plugin.evaluation.report.content import ABSENT, Table, number
-from nas_plugin.evaluation.runner.entrants import entrant
+from nas_plugin.evaluation.runner.entrants import OURS, entrant
 from nas_plugin.evaluation.runner.load import DEMO, load_model
 from nas_plugin.evaluation.stability import Trajectory, collapse_point
 from nas_plugin.evaluation.streams import load_stream
@@ -101,7 +101,14 @@ class Setting:
 
         Returns:
             The hyperparameters, for this setting's model.
+
+        Raises:
+            RunError: It is none of the six.
         """
+        if (label := method.partition("=")[0]) not in OURS:
+            raise RunError(
+                f"a study knows no editor {label!r}; it takes {', '.join(OURS)}, and runs each without and with norm anchoring."
+            )
         return entrant(f"NAS-{method}" if use_nas else method, self.hparams, self.model, self.settings).hparams
 
     def cases(self, count: int, seed: int | None = None) -> tuple[Case, ...]:
