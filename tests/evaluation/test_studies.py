@@ -15,7 +15,8 @@ from nas_plugin.evaluation.studies.overhead import Overhead, described
 from nas_plugin.evaluation.studies.pilots import Pilots, drawn, pilot_pool
 from nas_plugin.evaluation.studies.plasticity import Plasticity, compared, most_scaled_down
 from nas_plugin.evaluation.studies.sample_size import SampleSize
-from nas_plugin.evaluation.studies.shared import Setting, Trial, moments_of, parts, plus_minus
+from nas_plugin.evaluation.studies.shared import Setting, Trial, moments_of, parts
+from nas_plugin.evaluation.studies.written import plus_minus
 from nas_plugin.session import EditSession
 
 PILOTS = 12

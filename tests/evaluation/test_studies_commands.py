@@ -89,7 +89,7 @@ def test_a_command_writes_numbers_and_tables(written: tuple[str, dict[str, Any],
 
 def test_what_was_finished_stays_when_a_later_editor_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def results(*_: Any) -> Any:
-        yield "MEMIT", {"pool": 9, "solved": 1, "seconds": 1.0, "sizes": {}}
+        yield "MEMIT", {"pool": 9, "solved": 1, "clock": "CPU time", "seconds": 1.0, "sizes": {}}
         raise RuntimeError("made up")
 
     monkeypatch.setattr(conducting, "_results", results)

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from nas_plugin.evaluation.report.content import Row, Table, number
 from nas_plugin.evaluation.studies.pilots import Pilots, drawn, pilot_pool
-from nas_plugin.evaluation.studies.shared import Advance, Setting, Study, Trial, points
+from nas_plugin.evaluation.studies.shared import Advance, Setting, Study, Trial
+from nas_plugin.evaluation.studies.written import points
 
 # Name -> which of the pilots, in order of their norms: from this share of them to that one.
 _SOURCES = {

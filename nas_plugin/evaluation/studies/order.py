@@ -16,9 +16,8 @@ from nas_plugin.evaluation.studies.shared import (
     Study,
     Trial,
     moments_of,
-    plus_minus,
-    points,
 )
+from nas_plugin.evaluation.studies.written import plus_minus, points
 
 _NAMED = ("given", "low to high", "high to low")
 

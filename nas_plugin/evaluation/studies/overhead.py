@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
@@ -49,9 +48,7 @@ class Overhead(Study):
             "rescaling", seconds of one; "anchor": seconds it took, once, and "pilots".
         """
         trial = Trial(setting, method, self.edits)
-        # On an accelerator the processor waits; an edit ends with a transfer, so that wall-clock time has all of it.
-        on_cpu = next(trial.model.parameters()).device.type == "cpu"
-        clock = time.process_time if on_cpu else time.perf_counter
+        name, clock = trial.clock
         for case in trial.cases[:_WARM_UP]:
             _times(trial, case, SIDES, clock)
         seconds: dict[str, list[float]] = {side: [] for side in SIDES}
@@ -63,7 +60,7 @@ class Overhead(Study):
             advance(1)
         paired = [with_nas - plain for plain, with_nas in zip(*(seconds[side] for side in SIDES), strict=True)]
         return {
-            "clock": "CPU time" if on_cpu else "wall-clock time",
+            "clock": name,
             "seconds": seconds,
             **{side: described(taken) for side, taken in seconds.items()},
             "difference": described(paired),

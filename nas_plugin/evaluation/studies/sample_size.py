@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -11,7 +10,8 @@ from typing import Any, ClassVar
 from nas_plugin.errors import RunError
 from nas_plugin.evaluation.report.content import Row, Table, number
 from nas_plugin.evaluation.studies.pilots import Pilots, drawn, pilot_pool
-from nas_plugin.evaluation.studies.shared import Advance, Setting, Study, Trial, moments_of, plus_minus
+from nas_plugin.evaluation.studies.shared import Advance, Setting, Study, Trial, moments_of
+from nas_plugin.evaluation.studies.written import plus_minus
 from nas_plugin.request import EditRequest
 
 
@@ -43,8 +43,8 @@ class SampleSize(Study):
             advance: Told when all is done.
 
         Returns:
-            "pool" (facts there are), "solved" (facts solved), "seconds" it took, and "sizes": what `anchors_of` returned by
-            size.
+            "pool" (facts there are), "solved" (facts solved), "clock" and "seconds" it took, and "sizes": what `anchors_of`
+            returned by size.
 
         Raises:
             RunError: A sample would be larger than the pool.
@@ -58,13 +58,15 @@ class SampleSize(Study):
             )
         samples = [drawn(pool, self.size[-1], seed) for seed in range(self.seeds)]
         trial.plain.prepare()
-        started = time.perf_counter()
+        name, clock = trial.clock
+        started = clock()
         pilots = Pilots(trial.plain, tuple(dict.fromkeys(fact for sample in samples for fact in sample)))
-        seconds = time.perf_counter() - started
+        seconds = clock() - started
         advance(1)
         return {
             "pool": len(pool),
             "solved": len(pilots.requests),
+            "clock": name,
             "seconds": seconds,
             "sizes": {str(size): anchors_of(pilots, [sample[:size] for sample in samples]) for size in self.size},
         }
@@ -72,12 +74,13 @@ class SampleSize(Study):
     def tables(self, results: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         """Lay out the sizes; see `Study.tables`."""
         columns = ("editor, pilots", "raw mean", "trimmed mean", "std of the norms", "standard error", "seconds")
+        clocks = ", ".join(sorted({result["clock"] for result in results.values()}))
         pools = sorted({result["pool"] for result in results.values()})
         text = (
             f"Mean ± standard deviation over {self.seeds} samples of N pilots from {', '.join(map(str, pools))} facts, without "
             "replacement: the deviation vanishes as N comes to the number of facts. Std of the norms: within a sample, mean over "
             "the samples; from it the standard error of the raw mean, as if there were facts without end. Trimmed: without the "
-            "largest 5 %, rounded down. Seconds: N times the time for one of the facts, which were solved once."
+            f"largest 5 %, rounded down. Seconds of {clocks}: N times that of one of the facts, which were solved once."
         )
         return [Table(self.title, columns, tuple(_rows(method, result) for method, result in results.items()), text)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +15,7 @@ from nas_plugin.errors import NonFiniteError, RunError
 from nas_plugin.evaluation.cases import Case
 from nas_plugin.evaluation.measures import TEACHER_FORCED, base_outputs, measure, summarise_cases
 from nas_plugin.evaluation.measures.protocols import SCORES
-from nas_plugin.evaluation.report.content import ABSENT, Table, number
+from nas_plugin.evaluation.report.content import Table
 from nas_plugin.evaluation.runner.entrants import OURS, entrant
 from nas_plugin.evaluation.runner.load import DEMO, load_model
 from nas_plugin.evaluation.stability import Trajectory, collapse_point
@@ -182,6 +183,14 @@ class Trial:
         session.prepare()
         return session
 
+    @property
+    def clock(self) -> tuple[str, Callable[[], float]]:
+        """What times are taken with, in seconds, and its name."""
+        # On an accelerator the processor waits; editing and solving end with a transfer, so that wall-clock time has all of it.
+        if next(self.model.parameters()).device.type == "cpu":
+            return "CPU time", time.process_time
+        return "wall-clock time", time.perf_counter
+
     def session(self, side: str) -> EditSession:
         """Return `plain` or `nas`."""
         return self.nas if side == "nas" else self.plain
@@ -278,14 +287,3 @@ def moments_of(values: Collection[float]) -> dict[str, float | int | None]:
         "mean", "std" (of the sample, n − 1; None for one value) and "count".
     """
     return {"mean": fmean(values), "std": stdev(values) if len(values) > 1 else None, "count": len(values)}
-
-
-def plus_minus(sample: Mapping[str, Any], digits: int = 1) -> str:
-    """Write mean ± standard deviation; of one value, the value."""
-    mean = number(sample["mean"], digits)
-    return mean if sample["std"] is None else f"{mean} ± {number(sample['std'], digits)}"
-
-
-def points(value: int | None) -> str:
-    """Write a collapse point."""
-    return ABSENT if value is None else str(value)

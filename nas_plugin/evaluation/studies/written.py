@@ -1,4 +1,4 @@
-"""Tables of a study, as Markdown and on a terminal."""
+"""Tables of a study, as Markdown and on a terminal, and what stands in their cells."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table as RichTable
 
-from nas_plugin.evaluation.report.content import Table
+from nas_plugin.evaluation.report.content import ABSENT, Table, number
 
 
 def markdown(title: str, tables: Sequence[Table], head: Mapping[str, Any]) -> str:
@@ -47,6 +47,17 @@ def on_terminal(table: Table) -> RichTable:
             result.add_row(row.head, *row.cells)
         result.add_section()
     return result
+
+
+def plus_minus(sample: Mapping[str, Any], digits: int = 1) -> str:
+    """Write mean ± standard deviation; of one value, the value."""
+    mean = number(sample["mean"], digits)
+    return mean if sample["std"] is None else f"{mean} ± {number(sample['std'], digits)}"
+
+
+def points(value: int | None) -> str:
+    """Write a collapse point."""
+    return ABSENT if value is None else str(value)
 
 
 def _rows(table: Table) -> str:
