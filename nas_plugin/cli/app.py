@@ -37,7 +37,6 @@ for _command in (
 ):
     app.command()(_command)
 app.add_typer(studies.app, name="study")
-app.add_typer(studies.app, name="study")
 
 
 @app.callback()

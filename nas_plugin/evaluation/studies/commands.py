@@ -145,7 +145,7 @@ def overhead(
     hparams: Hparams = "nas-demo",
     settings: Set = None,
     skip_bad: SkipBad = False,
-    edits: Edits = 100,
+    edits: Annotated[int, typer.Option(min=2, help="Number of edits that are timed on each side.")] = 100,
     out: Out = None,
 ) -> None:
     """Time single edits without and with NAS in turn, at one thread.
