@@ -10,6 +10,19 @@ from __future__ import annotations
 class NasPluginError(Exception):
     """Base class: `except NasPluginError` catches whatever this package raises on purpose."""
 
+    @property
+    def message(self) -> str:
+        """What was given, what was expected and what to do; `str(error)` adds where the error is explained."""
+        return super().__str__()
+
+    @property
+    def entry(self) -> str:
+        """Where the documentation explains this error."""
+        return f"docs/errors.md#{type(self).__name__.lower()}"
+
+    def __str__(self) -> str:
+        return f"{self.message} [{self.entry}]"
+
 
 class HparamsError(NasPluginError, ValueError):
     """A hyperparameter file or value is unknown, of the wrong type, out of range or of another method."""
@@ -24,7 +37,23 @@ class SubjectNotFoundError(RequestError):
 
 
 class EmptyTargetError(RequestError):
-    """The target, the prompt or the subject is empty or has no tokens of its own."""
+    """The target is empty or blank, or has no tokens of its own."""
+
+
+class SpecialTargetError(EmptyTargetError):
+    """The target holds nothing but special tokens, such as the beginning of a text."""
+
+
+class EmptyPromptError(RequestError):
+    """The prompt is empty or blank."""
+
+
+class EmptySubjectError(RequestError):
+    """The subject is empty or blank."""
+
+
+class ConflictError(RequestError):
+    """A fact was edited before, or twice in one step, and `on_conflict` is "error"."""
 
 
 class PlaceholderError(RequestError):
@@ -71,8 +100,36 @@ class EditedModelError(AnchorError):
     """Something that must be measured on the unedited model was asked for after an edit."""
 
 
-class NonFiniteError(NasPluginError, ArithmeticError):
+class GuardError(NasPluginError):
+    """A guard refused an edit; nothing was written. `nas-edit` ends with exit code 3."""
+
+
+class NonFiniteError(GuardError, ArithmeticError):
     """A value, key, gain or weight came out NaN or infinite; nothing was written."""
+
+
+class NormAlarmError(GuardError):
+    """An edit would have let the edited weights outgrow `norm_alarm`, and `on_norm_alarm` is "stop"; nothing was written."""
+
+
+class KeepError(NasPluginError, ValueError):
+    """What a session keeps on disk cannot be read or written as asked."""
+
+
+class LedgerError(KeepError):
+    """The ledger of edits is damaged, of another session, or not what the weights say."""
+
+
+class SnapshotError(KeepError):
+    """A snapshot of a session's state is damaged, incomplete or of another format."""
+
+
+class UndoError(KeepError):
+    """An edit cannot be undone: unknown, undone before, or nothing was kept to undo it with."""
+
+
+class ExportError(KeepError):
+    """Exported edits are damaged or of another base model."""
 
 
 class MeasureError(NasPluginError, ValueError):

@@ -58,7 +58,7 @@ def _read(record: dict[str, Any], number: int, source: str) -> list[EditRequest]
     try:
         return as_requests(rewrites)
     except RequestError as error:
-        raise AnchorError(f"nas_pilots: record {number} of {source}: {error}") from error
+        raise AnchorError(f"nas_pilots: record {number} of {source}: {error.message}") from error
 
 
 def _builtin() -> list[EditRequest]:

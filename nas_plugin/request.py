@@ -7,9 +7,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nas_plugin.errors import EmptyTargetError, PlaceholderError, RequestError, SubjectNotFoundError
+from nas_plugin.errors import (
+    EmptyPromptError,
+    EmptySubjectError,
+    EmptyTargetError,
+    PlaceholderError,
+    RequestError,
+    SubjectNotFoundError,
+)
 
 _WORD_EDGE = r"(?<!\w){}(?!\w)"
+_EMPTY = {"prompt": EmptyPromptError, "subject": EmptySubjectError, "target": EmptyTargetError}
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,9 @@ class EditRequest:
         id: Name of the request in reports.
 
     Raises:
-        EmptyTargetError: Prompt, subject or target is empty or blank.
+        EmptyPromptError: The prompt is empty or blank.
+        EmptySubjectError: The subject is.
+        EmptyTargetError: The target is.
         SubjectNotFoundError: The subject does not occur in the prompt.
         PlaceholderError: The prompt holds more than one placeholder.
         RequestError: A field is not a string.
@@ -40,12 +50,12 @@ class EditRequest:
 
     def __post_init__(self) -> None:
         """Validate, fill in the placeholder and locate the subject."""
-        for name in ("prompt", "subject", "target"):
+        for name, empty in _EMPTY.items():
             value = getattr(self, name)
             if not isinstance(value, str):
                 raise RequestError(f"{self._name()}: {name} is a {type(value).__name__} ({value!r}); give one string.")
             if not value.strip():
-                raise EmptyTargetError(f"{self._name()}: {name} is empty; give prompt, subject and target_new as text.")
+                raise empty(f"{self._name()}: {name} is empty; give prompt, subject and target_new as text.")
         prompt, start = self._located()
         object.__setattr__(self, "prompt", prompt)
         object.__setattr__(self, "subject", self.subject.strip())

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from nas_plugin.errors import EmptyTargetError, PlaceholderError, RequestError, SubjectNotFoundError
+from nas_plugin.errors import (
+    EmptyPromptError,
+    EmptySubjectError,
+    EmptyTargetError,
+    PlaceholderError,
+    RequestError,
+    SubjectNotFoundError,
+)
 from nas_plugin.request import EditRequest, as_requests
 
 
@@ -34,8 +41,8 @@ def test_a_whole_word_is_preferred_and_braces_are_text() -> None:
         ("Nobody lives here", "Ann", "x", SubjectNotFoundError, "exactly as in"),
         ("ann is", "Ann", "x", SubjectNotFoundError, "case matters"),
         ("Ann is", "Ann", "  ", EmptyTargetError, "target is empty"),
-        ("Ann is", "", "x", EmptyTargetError, "subject is empty"),
-        (" ", "Ann", "x", EmptyTargetError, "prompt is empty"),
+        ("Ann is", "", "x", EmptySubjectError, "subject is empty"),
+        (" ", "Ann", "x", EmptyPromptError, "prompt is empty"),
         ("{} and {} are", "Ann", "x", PlaceholderError, "once"),
         ("Ann is", "Ann", ["x"], RequestError, "list"),
     ],

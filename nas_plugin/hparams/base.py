@@ -134,7 +134,7 @@ class NASHparams:
         try:
             hparams = cls(**cls._complete(read_file(path), overrides))
         except HparamsError as error:
-            text = str(error)
+            text = error.message
             raise HparamsError(text if text.startswith(f"{path}: ") else f"{path}: {text}") from error
         logger.info("Hyperparameters of %s read from %s.", hparams.alg_name, path)
         return hparams

@@ -13,6 +13,7 @@ from nas_plugin.errors import (
     EmptyTargetError,
     PlaceholderError,
     PromptTooLongError,
+    SpecialTargetError,
     SubjectNotFoundError,
     TokenizerError,
 )
@@ -114,6 +115,7 @@ class Locator:
 
         Raises:
             EmptyTargetError: The target has no tokens.
+            SpecialTargetError: It has special tokens only.
         """
         prompt, _ = self._encode(request.prompt)
         joint, _ = self._encode(f"{request.prompt} {request.target}")
@@ -125,6 +127,11 @@ class Locator:
         if not ids:
             raise EmptyTargetError(
                 f"target {request.target!r} has no tokens in this tokenizer; give a target it can write."
+            )
+        if set(ids) <= set(self.tok.all_special_ids):
+            raise SpecialTargetError(
+                f"target {request.target!r} is nothing but special tokens ({self.tok.convert_ids_to_tokens(ids)}); give "
+                "text that the model should say."
             )
         return tuple(ids)
 

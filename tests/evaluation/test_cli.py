@@ -74,10 +74,11 @@ def test_run_goes_on_only_with_the_same(run_folder: Path) -> None:
         str(run_folder),
         *SMALL,
     ]
-    said = call(*same, code=1)
-    assert (
-        said.strip() == f"{run_folder} holds a run already; go on with it (resume, --resume), or give another folder."
+    said = call(*same, code=1).strip()
+    assert said.startswith(
+        f"{run_folder} holds a run already; go on with it (resume, --resume), or give another folder."
     )
+    assert said.endswith("[docs/errors.md#runfoldererror]")
     before = lines_of(run_folder / "edits.jsonl")
     call(*same, "--resume")
     assert lines_of(run_folder / "edits.jsonl") == before

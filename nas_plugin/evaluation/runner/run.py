@@ -203,7 +203,7 @@ def _why_unaskable(writer: Writer, case: Case) -> str | None:
     try:
         plan_of(writer.model, writer.tok, [case])
     except RequestError as error:
-        return str(error)
+        return error.message
     return None
 
 

@@ -141,7 +141,7 @@ def load_state(session: EditSession, manifest: Path) -> None:
     try:
         content = read_object(manifest)
     except RunFolderError as error:
-        raise ResumeError(str(error)) from error
+        raise ResumeError(error.message) from error
     for key, now in (
         ("format", _FORMAT),
         ("fingerprint", session.fingerprint),

@@ -147,7 +147,7 @@ class SessionWriter:
                     for template in templates:
                         locator.sequence(request, template, target)
             except RequestError as error:
-                reasons[case.id] = str(error)
+                reasons[case.id] = error.message
         return reasons
 
     def write(self, cases: Sequence[Case]) -> list[dict[str, Any]]:
@@ -166,7 +166,7 @@ class SessionWriter:
             step = self.session.edit([request for case in cases for request in case.requests])
         except NonFiniteError as error:
             logger.warning("a step of %d cases from %s on was not written: %s", len(cases), cases[0].id, error)
-            return [entry(case, None, 0.0, failed=str(error)) for case in cases]
+            return [entry(case, None, 0.0, failed=error.message) for case in cases]
         reports = iter(step.edits)
         share = step.seconds / len(cases)
         return [entry(case, [next(reports) for _ in case.requests], share) for case in cases]

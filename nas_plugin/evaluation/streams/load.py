@@ -142,9 +142,9 @@ def read_records(
         except RecordError as error:
             if not skip_bad:
                 raise RecordError(
-                    f"{error} Correct it, or leave malformed records out (skip_bad, --skip-bad)."
+                    f"{error.message} Correct it, or leave malformed records out (skip_bad, --skip-bad)."
                 ) from error
-            reading.left_out.append((number, str(error)))
+            reading.left_out.append((number, error.message))
             continue
         taken[case.id] = number
         reading.cases.append(case)
