@@ -74,9 +74,14 @@ class EditRequest:
             The validated request.
 
         Raises:
-            RequestError: A key is missing.
+            RequestError: It is no record, or a key is missing.
         """
-        rewrite = record.get("requested_rewrite", record)
+        rewrite = record.get("requested_rewrite", record) if isinstance(record, Mapping) else record
+        if not isinstance(rewrite, Mapping):
+            raise RequestError(
+                f"a request is a {type(rewrite).__name__} ({str(rewrite)[:60]!r}); give an EditRequest, or a record with "
+                "prompt, subject and target_new."
+            )
         missing = [key for key in ("prompt", "subject", "target_new") if rewrite.get(key) is None]
         if missing:
             raise RequestError(
@@ -89,6 +94,24 @@ class EditRequest:
             target = target.get("str")
         name = id if id is not None else record.get("case_id")
         return cls(rewrite["prompt"], rewrite["subject"], target, None if name is None else str(name))
+
+    @classmethod
+    def restored(cls, prompt: str, subject: str, target: str, id: str | None, start: int) -> EditRequest:
+        """Make a request that was validated before, its subject where it was found then.
+
+        Args:
+            prompt: Prompt with the subject filled in.
+            subject: Subject.
+            target: Target.
+            id: Name.
+            start: Character offset of the subject.
+
+        Returns:
+            The request.
+        """
+        request = cls(prompt, subject, target, id)
+        object.__setattr__(request, "start", start)
+        return request
 
     @property
     def end(self) -> int:

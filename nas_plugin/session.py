@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from nas_plugin.anchor import Anchor, AnchoredTargets, anchored
+from nas_plugin.admission import STOP, Requests, admit, read
+from nas_plugin.anchor import Anchor
 from nas_plugin.editors import make_editors
-from nas_plugin.errors import EditedModelError, NonFiniteError
+from nas_plugin.errors import EditedModelError
 from nas_plugin.foundation import Foundation, Given, lay_foundation
+from nas_plugin.history import TAKEN_BACK, History
+from nas_plugin.keep import Keeper, undo
+from nas_plugin.keep.digests import weights_digest
+from nas_plugin.keep.ledger import FOREIGN as FOREIGN_EVENT
+from nas_plugin.keep.ledger import REVERT, ROLLBACK
+from nas_plugin.keep.resume import resume
 from nas_plugin.locate.contexts import ContextTemplates
-from nas_plugin.locate.keys import KeyPass
 from nas_plugin.locate.moments import SecondMoments
 from nas_plugin.locate.sequences import Locator
 from nas_plugin.locate.stored import statistics_folder
 from nas_plugin.model.editable import EditableModel
 from nas_plugin.model.fingerprint import weights_fingerprint
-from nas_plugin.model.trace import as_found
-from nas_plugin.report import EditReport, StepReport
+from nas_plugin.report import StepReport
 from nas_plugin.request import EditRequest, as_requests
 from nas_plugin.solve.descent import SolverSettings
-from nas_plugin.solve.target import SolvedTargets, TargetSolver
+from nas_plugin.solve.target import REQUESTS_PER_BATCH, SolvedTargets, TargetSolver
+from nas_plugin.stepping import carry_out
 from nas_plugin.weights import FOREIGN, RESET, ROLLED_BACK, EditedWeights
 from nas_plugin.write import METHODS, LayerEditor
-from nas_plugin.write.editor import Proposal
 
 logger = logging.getLogger(__name__)
-
-Requests = Iterable[EditRequest | Mapping[str, Any]] | EditRequest | Mapping[str, Any]
 
 
 class EditSession:
@@ -54,6 +57,7 @@ class EditSession:
         pilots: Requests | None = None,
         edited: bool = False,
         progress: bool = True,
+        keep: str | Path | None = None,
     ) -> None:
         """Bind a session to a model; nothing is computed yet.
 
@@ -67,6 +71,7 @@ class EditSession:
             pilots: Facts to measure the anchor with, instead of `nas_pilots`.
             edited: The model is known to be edited already: whatever has to be measured on an unedited one must be given.
             progress: Show progress bars.
+            keep: Folder for ledger and snapshots; by default `keep_dir`. None keeps nothing.
 
         Raises:
             NasPluginError: The model, the layers or the weights cannot be edited.
@@ -77,6 +82,12 @@ class EditSession:
         self.weights = EditedWeights(self.em)
         self.fingerprint = weights_fingerprint(model)
         self.steps = 0
+        self.history = History()
+        self.on_reject: str = hparams.on_reject or STOP
+        self.batch_size = REQUESTS_PER_BATCH
+        self.editors: dict[int, LayerEditor] = {}
+        folder = keep if keep is not None else hparams.keep_dir
+        self.keeper = None if folder is None else Keeper(Path(folder), hparams.snapshot_every)
         self._given = Given(
             contexts
             if contexts is None or isinstance(contexts, ContextTemplates)
@@ -86,11 +97,12 @@ class EditSession:
             None if pilots is None else as_requests(pilots),
         )
         self._edited = edited
-        self._progress = progress
+        self.progress = progress
         self._foundation: Foundation | None = None
         self._targets: TargetSolver | None = None
-        self._editors: dict[int, LayerEditor] = {}
-        self._snapshots: dict[int, dict[str, Any]] | None = None
+        self._snapshots: Mapping[int, dict[str, Any]] | None = None
+        self._last_ids: tuple[str, ...] = ()
+        self._last_replaced: tuple[str, ...] = ()
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -136,15 +148,18 @@ class EditSession:
             self.fingerprint,
             self._given,
             edited=self._edited,
-            progress=self._progress,
+            progress=self.progress,
         )
         folder = None if self.hparams.stats_dir is None else statistics_folder(self.em, self.hparams, self.fingerprint)
-        self._editors = make_editors(self.hparams, foundation.moments.matrices, self.weights.base, folder)
+        self.editors = make_editors(self.hparams, foundation.moments.matrices, self.weights.base, folder)
         self._foundation = foundation
         return foundation
 
     def edit(self, requests: Requests) -> StepReport:
         """Write one step: one request, or several at once.
+
+        An edit that was carried out before is not again; one about the same fact as an earlier one is dealt with as
+        `on_conflict` says. With `on_reject` "continue" bad requests and values that are not finite are left out and reported.
 
         Args:
             requests: Requests or records with `prompt`, `subject` and `target_new`.
@@ -156,40 +171,70 @@ class EditSession:
             NasPluginError: A request is unusable, or a value came out non-finite. No weight has changed.
         """
         started = time.perf_counter()
-        checked = as_requests(requests)
-        self._check_tokens(checked)
+        items = read(requests, self._check_tokens, self.on_reject)
         self.prepare()
+        if self.keeper is not None:
+            self.keeper.begin(self)
         self._follow_weights()
-        for editor in self._editors.values():
-            editor.fold()
-        snapshots = {layer: editor.snapshot() for layer, editor in self._editors.items()}
-        try:
-            self.weights.open()
-            solved = self._solver().solve(checked, keep_rows=len(self.em.layers) > 1)
-            targets = anchored(solved, self.foundation.anchor, self.hparams.nas_skip_factor)
-            masters = self._write(solved, targets)
-            self.weights.commit(
-                masters, {layer: self._editors[layer].view(matrix) for layer, matrix in masters.items()}
-            )
-        except BaseException:
-            self._restore(snapshots)
-            self.weights.close()
-            raise
-        self._snapshots = snapshots
-        self.steps += 1
-        return self._report(checked, solved, targets, time.perf_counter() - started)
+        admit(items, self.history, self.hparams.on_conflict)
+        return carry_out(self, items, started)
+
+    def resume(self, requests: Requests | None = None) -> int:
+        """Go on where a session that kept itself in the same folder was when it ended, killed or not.
+
+        The newest usable snapshot is loaded; what the ledger has after it is carried out again and has to give the same
+        weights. The random number generators of Python, NumPy and torch are put where they were at the snapshot.
+
+        Args:
+            requests: The stream as it will be given; refused if its beginning is not what the ledger has.
+
+        Returns:
+            Edits in the ledger.
+
+        Raises:
+            ResumeError: Model, hyperparameters, statistics or order differ, a piece is missing, or the weights come out
+                different.
+            LedgerError: The ledger is damaged.
+        """
+        return resume(self, None if requests is None else as_requests(requests))
+
+    def undo(self, *ids: str) -> None:
+        """Take edits out of the model, whenever they were made, and leave the others.
+
+        The stream is written again from its factors without them: exact in everything that is written, approximate in that
+        later values were solved on a model that knew them. Needs `keep`. It cannot be rolled back.
+
+        Args:
+            *ids: Ids from reports or the ledger, or case ids.
+
+        Raises:
+            UndoError: An edit is unknown or does not stand, or nothing is kept.
+        """
+        self.prepare()
+        if self.keeper is not None:
+            self.keeper.begin(self)
+        self._follow_weights()
+        undo(self, ids)
 
     def rollback(self) -> None:
         """Take the last step back: weights and state, bit for bit. A second call in a row has no effect."""
         if self._snapshots is None:
             return
-        self._restore(self._snapshots)
+        if self.keeper is not None:
+            self.keeper.ledger.put([{"event": ROLLBACK, "step": self.history.steps}])
+        self.restore(self._snapshots)
         self._snapshots = None
         self.weights.roll_back()
         self.steps -= 1
+        self.history.take_back(self._last_ids, TAKEN_BACK)
+        for name in self._last_replaced:
+            self.history.revive(name)
 
-    def reset(self) -> None:
-        """Go back to before the first edit: weights and state."""
+    def revert(self) -> None:
+        """Go back to before the first edit: weights, bit for bit, and state."""
+        if self.keeper is not None and self._foundation is not None:
+            self.keeper.begin(self)
+            self.keeper.ledger.put([{"event": REVERT}])
         self._restart(None)
 
     def state_of_weights(self) -> str:
@@ -204,6 +249,17 @@ class EditSession:
         """Return |W| / |W0| by layer."""
         return self.weights.norm_ratios()
 
+    def weights_digest(self, served: Mapping[int, Tensor] | None = None) -> str:
+        """Hash the edited parameters of the model, every element.
+
+        Args:
+            served: Layer -> matrix; by default what the model holds.
+
+        Returns:
+            The digest.
+        """
+        return weights_digest(self.weights.stored_parameters(served))
+
     def solve(self, requests: Requests) -> SolvedTargets:
         """Solve values on the current weights without writing anything.
 
@@ -212,23 +268,29 @@ class EditSession:
 
         Returns:
             The solver's result.
+
+        Raises:
+            NonFiniteError: A value is not finite.
         """
         checked = as_requests(requests)
-        self._check_tokens(checked)
-        return self._solver().solve(checked)
+        for request in checked:
+            self._check_tokens(request)
+        solved = self.solver().solve(checked)
+        solved.refuse_not_finite(checked)
+        return solved
 
-    def _solver(self) -> TargetSolver:
+    def solver(self) -> TargetSolver:
         """Return the session's one solver, which remembers how many requests fit into memory."""
         if self._targets is None:
             rule = METHODS[self.hparams.method].stopping_rule(self.hparams)
             settings = SolverSettings.from_hparams(self.hparams)
             self._targets = TargetSolver(self.em, self.locator, self.foundation.contexts, settings, rule)
+            self._targets.batch_size = self.batch_size
         return self._targets
 
-    def _check_tokens(self, requests: Sequence[EditRequest]) -> None:
+    def _check_tokens(self, request: EditRequest) -> None:
         """Tokenise once before any model call, so that what cannot be tokenised changes nothing."""
-        for request in requests:
-            self.locator.sequence(request, "{}", self.locator.target_ids(request)[:-1])
+        self.locator.sequence(request, "{}", self.locator.target_ids(request)[:-1])
 
     def _follow_weights(self) -> None:
         state = self.weights.state()
@@ -237,7 +299,7 @@ class EditSession:
             self.rollback()
         elif state == RESET:
             logger.info("the model was restored by the caller; %s starts afresh", self.hparams.alg_name)
-            self._restart(None)
+            self.revert()
         elif state == FOREIGN:
             logger.warning(
                 "the edited weights were changed by something else than this session: %s forgets its %d steps and goes on "
@@ -245,51 +307,43 @@ class EditSession:
                 self.hparams.alg_name,
                 self.steps,
             )
-            self._restart(self.weights.current())
+            current = self.weights.current()
+            self._restart(current)
+            if self.keeper is not None:
+                # First the snapshot: the weights are nowhere else, and the ledger may only say what can be done again.
+                self.keeper.snapshot(self, ahead=1)
+                self.keeper.ledger.put([{"event": FOREIGN_EVENT, "weights": self.weights_digest()}])
 
     def _restart(self, base: Mapping[int, Tensor] | None) -> None:
         self.weights.restart(base)
-        self._editors = {layer: editor.afresh(self.weights.master[layer]) for layer, editor in self._editors.items()}
-        self._snapshots, self.steps = None, 0
+        self.editors = {layer: editor.afresh(self.weights.master[layer]) for layer, editor in self.editors.items()}
+        self.steps = 0
+        self.history.clear()
+        self.forget_rollback()
 
-    def _restore(self, snapshots: Mapping[int, dict[str, Any]]) -> None:
+    def forget_rollback(self) -> None:
+        """Make the present the earliest point to go back to."""
+        self._snapshots, self._last_ids, self._last_replaced = None, (), ()
+
+    def done(self, snapshots: Mapping[int, dict[str, Any]], ids: Sequence[str], replaced: Sequence[str]) -> None:
+        """Count a step that was written.
+
+        Args:
+            snapshots: State of the editors before it.
+            ids: Its edits.
+            replaced: Those that do not stand any more because of it.
+        """
+        self._snapshots, self._last_ids, self._last_replaced = snapshots, tuple(ids), tuple(replaced)
+        self.steps += 1
+
+    def restore(self, snapshots: Mapping[int, dict[str, Any]]) -> None:
+        """Put the editors back.
+
+        Args:
+            snapshots: Layer -> what `LayerEditor.snapshot` returned.
+        """
         for layer, snapshot in snapshots.items():
-            self._editors[layer].restore(snapshot)
-
-    def _write(self, solved: SolvedTargets, targets: AnchoredTargets) -> dict[int, Tensor]:
-        """Spread the residual over the layers, writing each before the next is measured (MEMIT, Algorithm 1)."""
-        proposals: dict[int, Proposal] = {}
-        applied: dict[int, Tensor] = {}
-        with as_found(self.em.model):
-            keys = KeyPass(self.em, self.foundation.contexts, solved.seen, solved.shared) if solved.seen else None
-            for number, layer in enumerate(self.em.layers):
-                # The solver's clean pass has seen the first layer, on the same weights.
-                k, hidden = (solved.first_keys.T, solved.h0.T) if keys is None or number == 0 else keys.run(layer)
-                residual = (targets.z.to(hidden.device).T - hidden) / (len(self.em.layers) - number)
-                proposals[layer] = self._editors[layer].propose(self.weights.master[layer], k, residual)
-                applied[layer] = proposals[layer].applied()
-                if not bool(torch.isfinite(applied[layer]).all()):
-                    raise NonFiniteError(f"the update of layer {layer} is not finite; nothing was written.")
-                self.em.write(layer, applied[layer])
-        masters = {layer: self._editors[layer].finish(proposals[layer], applied[layer]) for layer in self.em.layers}
-        for layer, proposal in proposals.items():
-            self._editors[layer].absorb(proposal, masters[layer])
-        return masters
-
-    def _report(
-        self, requests: Sequence[EditRequest], solved: SolvedTargets, targets: AnchoredTargets, seconds: float
-    ) -> StepReport:
-        rows = zip(
-            requests,
-            solved.loss,
-            solved.updates,
-            targets.value_norm,
-            targets.written_norm,
-            targets.skipped,
-            strict=True,
-        )
-        edits = tuple(EditReport(q, float(loss), int(n), float(v), float(w), bool(s)) for q, loss, n, v, w, s in rows)
-        return StepReport(edits, self.weights.total_ratio(), seconds, self.steps)
+            self.editors[layer].restore(snapshot)
 
 
 def _grouped(templates: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:

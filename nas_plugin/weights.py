@@ -41,7 +41,9 @@ class EditedWeights:
 
     def current(self) -> dict[int, Tensor]:
         """Return copies of what the model holds now, in the compute dtype."""
-        return {layer: self.em.matrix(layer).to(self.em.compute_dtype, copy=True) for layer in self.em.layers}
+        return {
+            layer: self.em.matrix(layer).to(self.em.compute_dtype, copy=True).contiguous() for layer in self.em.layers
+        }
 
     def open(self) -> None:
         """Put the masters into the model, where a view of them was served."""
@@ -56,15 +58,14 @@ class EditedWeights:
             self.em.write(layer, self._served[layer])
         self._mark()
 
-    def commit(self, master: Mapping[int, Tensor], served: Mapping[int, Tensor]) -> None:
-        """Write a finished step.
+    def check_finite(self, served: Mapping[int, Tensor]) -> None:
+        """Refuse what the model cannot hold.
 
         Args:
-            master: New masters.
-            served: What the model is to hold; the same tensors unless the method serves a view.
+            served: Layer -> matrix.
 
         Raises:
-            NonFiniteError: A matrix is not finite, or not in the model's dtype. Nothing was written.
+            NonFiniteError: A matrix is not finite, or not in the model's dtype.
         """
         for layer, matrix in served.items():
             cast = matrix.to(self.em.weight(layer).dtype)
@@ -73,8 +74,42 @@ class EditedWeights:
                     f"layer {layer} would hold NaN or infinity in {cast.dtype}; nothing was written. Load the model in a wider "
                     "dtype, or lower clamp_norm_factor."
                 )
+
+    def stored_parameters(self, served: Mapping[int, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return the edited parameters as the model stores them, or as it would store other matrices, by name.
+
+        Args:
+            served: Layer -> matrix; by default what the model holds.
+
+        Returns:
+            The parameters.
+        """
+        if served is None:
+            return {name: self.em.weight(layer).detach() for layer, name in self.em.parameter_names.items()}
+        return {
+            self.em.parameter_names[layer]: self.em.stored(layer, matrix).to(self.em.weight(layer).dtype)
+            for layer, matrix in served.items()
+        }
+
+    def ratio_of(self, served: Mapping[int, Tensor]) -> float:
+        """Return the largest |W| / |W0| among given matrices."""
+        return max(float(matrix.norm()) / self._base_norms[layer] for layer, matrix in served.items())
+
+    def commit(self, master: Mapping[int, Tensor], served: Mapping[int, Tensor]) -> None:
+        """Write a finished step.
+
+        Args:
+            master: New masters.
+            served: What the model is to hold; the same tensors unless the method serves a view. Finite.
+        """
+        # By rows in memory, so that a session that was read from files goes on bit for bit like the one that was saved.
+        masters = {layer: matrix.contiguous() for layer, matrix in master.items()}
+        served = {
+            layer: masters[layer] if matrix is master[layer] else matrix.contiguous()
+            for layer, matrix in served.items()
+        }
         self._before = (self.master, self._served)
-        self.master, self._served = dict(master), dict(served)
+        self.master, self._served = masters, served
         self.close()
 
     def state(self) -> str:
@@ -112,6 +147,37 @@ class EditedWeights:
         self._served, self._before = dict(self.master), None
         self.close()
 
+    def saved(self) -> dict[str, Tensor]:
+        """Return the masters, and what the model is served where that differs: "{layer}.master", "{layer}.served"."""
+        tensors = {f"{layer}.master": matrix for layer, matrix in self.master.items()}
+        return tensors | {
+            f"{layer}.served": matrix for layer, matrix in self._served.items() if matrix is not self.master[layer]
+        }
+
+    def load_saved(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from saved masters, in the model too; there is no step to roll back then.
+
+        Args:
+            tensors: What `saved` returned.
+        """
+        self.master = {layer: tensors[f"{layer}.master"].to(base.device) for layer, base in self.base.items()}
+        self._served = {
+            layer: tensors[f"{layer}.served"].to(master.device) if f"{layer}.served" in tensors else master
+            for layer, master in self.master.items()
+        }
+        self._before = None
+        self.close()
+
+    def put(self, master: Mapping[int, Tensor], served: Mapping[int, Tensor]) -> None:
+        """Go on from other matrices, in the model too; there is no step to roll back then.
+
+        Args:
+            master: New masters.
+            served: What the model is to hold. Finite.
+        """
+        self.commit(master, served)
+        self._before = None
+
     def stored_before(self) -> dict[str, Tensor]:
         """Return the parameters as before the last step: name -> CPU tensor as the module stores it."""
         matrices = self._before[1] if self._before is not None else self._served
@@ -128,7 +194,11 @@ class EditedWeights:
 
     def total_ratio(self) -> float:
         """Return sqrt(sum |W|^2 / sum |W0|^2) over the edited layers."""
-        now = sum(float(matrix.norm()) ** 2 for matrix in self._served.values())
+        return self.total_of(self._served)
+
+    def total_of(self, served: Mapping[int, Tensor]) -> float:
+        """Return sqrt(sum |W|^2 / sum |W0|^2) of given matrices."""
+        now = sum(float(matrix.norm()) ** 2 for matrix in served.values())
         base = sum(norm**2 for norm in self._base_norms.values())
         return float((now / base) ** 0.5)
 

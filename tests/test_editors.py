@@ -33,7 +33,7 @@ def test_restoring_the_model_factorises_nothing_and_starts_afresh(method: str, m
     session.edit(build_requests(2))
     first = edited_matrices(session)
     session.edit(build_requests(4)[2:])
-    session.reset()
+    session.revert()
     session.edit(build_requests(2))
     assert all_equal(edited_matrices(session), first)
     assert len(made) == 2  # one for each of two layers

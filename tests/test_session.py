@@ -114,7 +114,7 @@ def test_reset_restores_the_base_bit_for_bit(method: str) -> None:
     base = edited_matrices(session)
     for request in build_requests(3):
         session.edit(request)
-    session.reset()
+    session.revert()
     assert all_equal(edited_matrices(session), base) and session.state_of_weights() == "unchanged"
 
 
@@ -227,7 +227,7 @@ def test_nan_in_a_solve_leaves_weights_and_state(method: str, monkeypatch: pytes
     session.edit(requests[0])
     before = edited_matrices(session)
     session.em.write(0, session.em.matrix(0))
-    last = session._editors[1]
+    last = session.editors[1]
     honest = last.propose
     monkeypatch.setattr(last, "propose", lambda w, k, r: honest(w, k, r * float("nan")))
     with pytest.raises(NonFiniteError):
@@ -259,7 +259,7 @@ def test_fp16_overflow_is_refused_before_writing() -> None:
     before = edited_matrices(session)
     huge = {layer: torch.full_like(matrix, 1e6) for layer, matrix in session.weights.master.items()}
     with pytest.raises(NonFiniteError, match="float16"):
-        session.weights.commit(huge, huge)
+        session.weights.check_finite(huge)
     assert all_equal(edited_matrices(session), before)
 
 

@@ -67,7 +67,7 @@ def _rows(family: str, pilots: int, steps: int) -> list[dict[str, Any]]:
         3,
     )
     edit, share = single["edit"].median, single["rescale"].median
-    session.reset()
+    session.revert()
     # Not the builtin facts: the tokenizer here has not seen their words and would cut them to single letters.
     facts = workload.requests(pilots, seed=7)
     bare = TargetSolver(

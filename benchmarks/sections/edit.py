@@ -91,7 +91,7 @@ def _combination(
         f"{_difference(session, editors):.1e} (relative, Frobenius); updates made: {updates}."
     )
     one, several = (_solve_seconds(editors, n) for n in (1, many))
-    session.reset()
+    session.revert()
     whole = cpu_seconds(lambda: session.edit(asked[:many])) / many
     rows = []
     for count, mine in ((1, times["ours"].median), (many, whole)):

@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 import nas_plugin
 from nas_plugin.cli import benchmarks, comparing, demo, running
-from nas_plugin.errors import NasPluginError
+from nas_plugin.errors import GuardError, NasPluginError
 from nas_plugin.evaluation.studies import commands as studies
 
 
@@ -23,7 +23,8 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except NasPluginError as error:
             Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-            raise typer.Exit(1) from error
+            # What a guard stopped is told apart from what was asked wrongly.
+            raise typer.Exit(3 if isinstance(error, GuardError) else 1) from error
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_show_locals=False)

@@ -31,6 +31,7 @@ _REQUIRED_IN_FILES = (
 _NOT_IN_DIGEST = frozenset({
     "alg_name", "model_name", "device", "model_parallel", "batch_size", "max_length", "fp16", "torch_dtype",
     "stats_dir", "nas_anchor_file", "P_loc", "layer_selection", "mom2_adjustment",
+    "on_reject", "norm_alarm", "on_norm_alarm", "keep_dir", "snapshot_every",
 })  # fmt: skip
 _TEXT_SUFFIXES = (".json", ".jsonl", ".txt")
 
@@ -95,6 +96,14 @@ class NASHparams:
     nas_anchor_file: str | None = None
     # Context templates.
     context_seed: int = 0
+    # Guards: what happens to edits that are bad, contradict earlier ones or let the weights grow.
+    on_conflict: str = "replace"
+    on_reject: str | None = None
+    norm_alarm: float | None = 2.0
+    on_norm_alarm: str = "warn"
+    # Where ledger and snapshots are kept, and how many edits apart snapshots lie.
+    keep_dir: str | None = None
+    snapshot_every: int = 100
 
     def __post_init__(self) -> None:
         """Convert and check all fields; a plain method name switches NAS off."""

@@ -23,6 +23,8 @@ _LOWER_BOUNDS: dict[str, tuple[float, bool]] = {
     "nas_seed": (0, True),
     "nas_skip_factor": (0, False),
     "context_seed": (0, True),
+    "norm_alarm": (1, False),
+    "snapshot_every": (1, True),
     "nullspace_threshold": (0, False),
     "L2": (0, False),
     "update_norm_lambda": (0, True),
@@ -34,6 +36,9 @@ _UPPER_BOUNDS: dict[str, float] = {"rect_keep": 1, "prob_cutoff": 1}
 _CHOICES: dict[str, tuple[str, ...]] = {
     "fact_token": ("subject_last",),
     "nas_mode": ("paper", "official"),
+    "on_conflict": ("replace", "skip", "error"),
+    "on_reject": ("stop", "continue"),
+    "on_norm_alarm": ("warn", "stop"),
     "mom2_dtype": ("float32", "float64"),
     "torch_dtype": ("float16", "bfloat16", "float32", "float64"),
 }

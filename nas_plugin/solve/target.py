@@ -30,9 +30,9 @@ from nas_plugin.solve.stopping import LossBelow, StepView, StoppingRule
 
 logger = logging.getLogger(__name__)
 
-_REQUESTS_PER_BATCH = 16
+REQUESTS_PER_BATCH = 16
 _ASK_EVERY = 4
-_TENSORS = ("delta", "h0", "v0", "loss", "updates", "first_keys")
+_TENSORS = ("delta", "h0", "v0", "loss", "updates", "first_keys", "finite")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class SolvedTargets:
         loss: Objective at the last evaluation, `(n,)`.
         updates: Number of updates made, `(n,)`.
         first_keys: Keys at the first edited layer, seen in the same pass, `(n, d_in)`.
+        finite: Whether correction and loss came out finite, `(n,)`.
         seen: The rows at the first edited layer, for the keys of later ones; empty unless they were asked for.
         shared: What these rows have in common; None if they were run without it.
     """
@@ -56,6 +57,7 @@ class SolvedTargets:
     loss: Tensor
     updates: Tensor
     first_keys: Tensor
+    finite: Tensor
     seen: tuple[SeenRows, ...] = ()
     shared: SharedPrefix | None = None
 
@@ -63,6 +65,39 @@ class SolvedTargets:
     def values(self) -> Tensor:
         """Solved values v* = v0 + delta, `(n, d_out)`."""
         return self.v0 + self.delta
+
+    def only(self, kept: Sequence[int]) -> SolvedTargets:
+        """Leave requests out of what is written; their rows stay where a key pass looks for them.
+
+        Args:
+            kept: Numbers of the requests that stay.
+
+        Returns:
+            The result for them.
+        """
+        if len(kept) == len(self.loss):
+            return self
+        return replace(self, **{name: getattr(self, name)[list(kept)] for name in _TENSORS})
+
+    def refuse_not_finite(self, requests: Sequence[EditRequest]) -> None:
+        """Refuse a value that is NaN or infinite.
+
+        Args:
+            requests: The requests that were solved.
+
+        Raises:
+            NonFiniteError: A loss or a correction is NaN or infinite; the message names the first request with one.
+        """
+        if not bool(self.finite.all()):
+            raise NonFiniteError(not_finite(requests[int((~self.finite).nonzero()[0])]))
+
+
+def not_finite(request: EditRequest) -> str:
+    """Say that the value of a request is not finite."""
+    return (
+        f"the value of {request.prompt!r} -> {request.target!r} came out NaN or infinite; the model is damaged or overflows: "
+        "load it in a wider dtype, or lower v_lr."
+    )
 
 
 @dataclass(frozen=True)
@@ -102,7 +137,7 @@ class TargetSolver:
         self.contexts = contexts
         self.settings = settings
         self.rule = rule if rule is not None else LossBelow()
-        self.batch_size = _REQUESTS_PER_BATCH
+        self.batch_size = REQUESTS_PER_BATCH
 
     def solve(
         self,
@@ -119,10 +154,7 @@ class TargetSolver:
             keep_rows: Keep the rows for a `KeyPass`.
 
         Returns:
-            Corrections and what they were measured against.
-
-        Raises:
-            NonFiniteError: A loss or a correction is NaN or infinite.
+            Corrections and what they were measured against; see `finite` before they are used.
         """
         texts = row_texts(requests, self.locator, self.contexts)
         # Alike in the tokens that every step runs over, from the subject's last one on, so that a batch holds little padding.
@@ -168,10 +200,10 @@ class TargetSolver:
         h0, v0 = clean.hidden[rows.bare_row].to(dtype), clean.value[rows.bare_row].to(dtype)
         descent = Descent(h0, self.settings)
         self._descend(rows, clean, h0, descent)
-        self._check_finite([step.requests[i] for i in batch], descent)
+        finite = torch.isfinite(descent.delta).all(1) & (torch.isfinite(descent.loss) | (self.settings.steps == 1))
         keys = self._first_keys(texts, rows, clean)
         seen = (_seen_rows(texts, clean, batch, em.input_device),) if step.keep_rows else ()
-        return SolvedTargets(descent.delta, h0, v0, descent.loss, descent.updates, keys, seen)
+        return SolvedTargets(descent.delta, h0, v0, descent.loss, descent.updates, keys, finite, seen)
 
     def _descend(self, rows: TargetRows, clean: CleanRows, h0: Tensor, descent: Descent) -> None:
         """Make the updates; requests that have stopped leave the batch."""
@@ -208,15 +240,6 @@ class TargetSolver:
         share = torch.tensor([weights[column] for column in texts.column], dtype=keys.dtype, device=keys.device)
         total = torch.zeros(len(rows.bare_row), keys.shape[1], dtype=keys.dtype, device=keys.device)
         return total.index_add(0, rows.row_request, keys * share[:, None])
-
-    def _check_finite(self, requests: Sequence[EditRequest], descent: Descent) -> None:
-        good = torch.isfinite(descent.delta).all(1) & (torch.isfinite(descent.loss) | (self.settings.steps == 1))
-        if not bool(good.all()):
-            bad = requests[int((~good).nonzero()[0])]
-            raise NonFiniteError(
-                f"the value of {bad.prompt!r} -> {bad.target!r} came out NaN or infinite; the model is damaged or overflows: "
-                "load it in a wider dtype, or lower v_lr."
-            )
 
 
 def _seen_rows(texts: RowTexts, clean: CleanRows, batch: Sequence[int], device: torch.device) -> SeenRows:

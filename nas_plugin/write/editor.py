@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -73,7 +74,8 @@ class LayerEditor:
         self.hparams = hparams
         if prior is None:
             prior = self.prior(moment.to(w0.device, torch.float64), hparams)
-        self.gain = Gain(prior.to(w0.device), self.carries)
+        # By rows in memory, as everything that is kept: a prior that was made and one that was read differ in it.
+        self.gain = Gain(prior.to(w0.device).contiguous(), self.carries)
 
     def afresh(self, w0: Tensor) -> LayerEditor:
         """Return an editor as before the first edit, without factorising again; this one is not to be used any more.
@@ -127,7 +129,8 @@ class LayerEditor:
         Returns:
             The proposal.
         """
-        keys, residual = keys.to(before.device, torch.float64), residual.to(before.device, torch.float64)
+        keys = keys.to(before.device, torch.float64).contiguous()
+        residual = residual.to(before.device, torch.float64).contiguous()
         step = self.gain.solve(keys)
         return Proposal(before, keys, residual, step, residual, step.A)
 
@@ -156,9 +159,23 @@ class LayerEditor:
         """Return the matrix that the model is served with; editing goes on from `edited` itself."""
         return edited
 
-    def fold(self) -> None:
-        """Do deferred work; called at the start of a step, before its snapshot."""
-        self.gain.fold()
+    def forget(self, columns: Sequence[int]) -> None:
+        """Take keys out of the history: their edits were replaced by later ones.
+
+        A key that stayed would hold its old value: the new edit would be solved to a compromise between the two.
+
+        Args:
+            columns: Columns of the gain's keys.
+        """
+        self.gain = self.gain.without(columns)
+
+    def fold(self) -> bool:
+        """Do deferred work; called at the start of a step, before its snapshot.
+
+        Returns:
+            Whether the gain had to be rebuilt from its keys.
+        """
+        return self.gain.fold()
 
     def snapshot(self) -> dict[str, Any]:
         """Return all state that a step changes."""
@@ -172,3 +189,17 @@ class LayerEditor:
         """
         self.gain = state["gain"]
         self.gain.restore(state["at"])
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return all that the edits so far have changed, without the gain's keys: tensors, and numbers."""
+        return self.gain.state()
+
+    def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], keys: Tensor) -> None:
+        """Go to where a saved editor of the same prior was, bit for bit.
+
+        Args:
+            tensors: First part of `state`.
+            numbers: Second part.
+            keys: Keys of its gain `(d_in, t)`.
+        """
+        self.gain.load_state(tensors, numbers, keys)

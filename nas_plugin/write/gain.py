@@ -11,7 +11,9 @@ same system from scratch at every step (algebra: Woodbury identity).
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -132,27 +134,36 @@ class Gain:
         """
         if self.carries:
             self._settled = self.pending.shape[1]
-            self.pending = torch.cat([self.pending, step.Y], 1)
+            # All that is kept lies in memory by rows: sums over it depend on that order in their last bits, and a gain that
+            # was read from a file has to go on like the one that was saved.
+            self.pending = torch.cat([self.pending, step.Y], 1).contiguous()
             self._keys.append(keys)
             self._absorbed += keys.shape[1]
 
-    def fold(self) -> None:
-        """Fold settled factors into the base if there are many, and probe it from time to time."""
+    def fold(self) -> bool:
+        """Fold settled factors into the base if there are many, and probe it from time to time.
+
+        Returns:
+            Whether it had lost its accuracy and was rebuilt.
+        """
         if self._settled >= _MAX_PENDING:
             self._fold_settled()
-        if self._absorbed >= self._next_probe:
-            self._next_probe = self._absorbed + _PROBE_EVERY
-            error = self.error()
-            if not error <= _TOLERATED:
-                logger.warning("the gain of %d keys is off by %.1e: rebuilding it from its keys", self._absorbed, error)
-                self._rebuild()
+        if self._absorbed < self._next_probe:
+            return False
+        self._next_probe = self._absorbed + _PROBE_EVERY
+        error = self.error()
+        if error <= _TOLERATED:
+            return False
+        logger.warning("the gain of %d keys is off by %.1e: rebuilding it from its keys", self._absorbed, error)
+        self._rebuild()
+        return True
 
     def _fold_settled(self) -> None:
         settled = self.pending[:, : self._settled]
         self.base.addmm_(settled, settled.T, alpha=-1)
         # Rounding makes the product asymmetric in the last bit; left alone it would grow.
         _symmetrise(self.base)
-        self.pending, self._settled = self.pending[:, self._settled :].clone(), 0
+        self.pending, self._settled = self.pending[:, self._settled :].contiguous(), 0
 
     def _rebuild(self) -> None:
         latest = self._keys.pop()
@@ -185,14 +196,36 @@ class Gain:
         Returns:
             A new gain with the same history.
         """
+        return self._of(self._keys, self._scale if scale is None else scale)
+
+    def without(self, columns: Sequence[int]) -> Gain:
+        """Return the gain that has never seen some of its keys, computed at once from the others.
+
+        Args:
+            columns: Columns of `keys`.
+
+        Returns:
+            A new gain; this one without columns, or if no history is carried.
+        """
+        if not columns or not self.carries:
+            return self
+        gone = torch.zeros(self._absorbed, dtype=torch.bool)
+        gone[list(columns)] = True
+        flags = gone.split([keys.shape[1] for keys in self._keys])
+        return self._of(
+            [keys[:, ~flag.to(keys.device)].contiguous() for keys, flag in zip(self._keys, flags, strict=True)],
+            self._scale,
+        )
+
+    def _of(self, keys: Sequence[Tensor], scale: float) -> Gain:
         prior = self._prior if self._prior is not None else self.base
-        scale = self._scale if scale is None else scale
         fresh = Gain((prior * scale).to(self.base.device), carries=False)
         fresh.carries, fresh._prior, fresh._scale = self.carries, self._prior, scale
-        if self._keys:
-            fresh.pending = fresh.solve(self.keys).Y
+        fresh._keys = [part for part in keys if part.shape[1]]
+        fresh._absorbed, fresh._next_probe = sum(part.shape[1] for part in keys), self._next_probe
+        if fresh._keys:
+            fresh.pending = fresh.solve(fresh.keys).Y.contiguous()
             fresh._settled = fresh.pending.shape[1]
-        fresh._keys, fresh._absorbed, fresh._next_probe = list(self._keys), self._absorbed, self._next_probe
         return fresh
 
     def snapshot(self) -> GainSnapshot:
@@ -206,10 +239,41 @@ class Gain:
             snapshot: Taken before the latest step, or before the present one.
         """
         folded = self._absorbed - self.pending.shape[1]
-        self.pending = self.pending[:, : snapshot.keys - folded]
+        self.pending = self.pending[:, : snapshot.keys - folded].contiguous()
         self._settled = min(snapshot.settled, self.pending.shape[1])
         del self._keys[snapshot.steps :]
         self._absorbed = snapshot.keys
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return what the history has made of the prior, without the keys: tensors, and numbers.
+
+        Without history there is nothing.
+        """
+        if not self.carries:
+            return {}, {}
+        numbers = {
+            "settled": self._settled,
+            "scale": self._scale,
+            "next_probe": self._next_probe,
+            "steps": [keys.shape[1] for keys in self._keys],
+        }
+        return {"gain": self.base, "pending": self.pending}, numbers
+
+    def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], keys: Tensor) -> None:
+        """Go to where a saved gain of the same prior was, bit for bit.
+
+        Args:
+            tensors: First part of `state`.
+            numbers: Second part.
+            keys: Its keys `(d, t)`.
+        """
+        if not self.carries:
+            return
+        self.base = tensors["gain"].to(self.base.device)
+        self.pending = tensors["pending"].to(self.base.device)
+        self._settled, self._scale, self._next_probe = numbers["settled"], numbers["scale"], numbers["next_probe"]
+        self._keys = [part.contiguous() for part in keys.to(self.base.device).split(list(numbers["steps"]), 1)]
+        self._absorbed = sum(numbers["steps"])
 
 
 def _symmetrise(matrix: Tensor) -> None:

@@ -84,9 +84,9 @@ def test_a_loaded_session_goes_on_like_the_saved_one(method: str, family: str, t
         left, right = saved.edit(step), loaded.edit(step)
         assert replace(left, seconds=0.0) == replace(right, seconds=0.0)
     assert all_equal(edited_matrices(saved), edited_matrices(loaded))
-    for layer, one in saved._editors.items():
-        same_gain(one.gain, loaded._editors[layer].gain)
-    editor = saved._editors[0]
+    for layer, one in saved.editors.items():
+        same_gain(one.gain, loaded.editors[layer].gain)
+    editor = saved.editors[0]
     if method in {"AlphaEdit", "ENCORE"}:
         assert len(editor.gain._keys) == STEPS and editor.gain.pending.shape[1] < STEPS * SIZE
     if method == "PRUNE":

@@ -77,7 +77,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(
     monkeypatch.setattr(TargetSolver, "_solve_batch", small_memory)
     solved = session.solve(build_requests(6))
     assert difference(solved.delta, wanted.delta) <= 1e-3 and "out of memory with 6" in caplog.text
-    assert session._solver().batch_size == 1
+    assert session.solver().batch_size == 1
     monkeypatch.setattr(TargetSolver, "_solve_batch", lambda *_: (_ for _ in ()).throw(RuntimeError("something else")))
     with pytest.raises(RuntimeError, match="something else"):
         session.solve(build_requests(2))

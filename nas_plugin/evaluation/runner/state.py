@@ -20,6 +20,7 @@ from nas_plugin.anchor import Anchor
 from nas_plugin.errors import ResumeError, RunFolderError
 from nas_plugin.evaluation.records import read_object
 from nas_plugin.files import write_json, write_tensors
+from nas_plugin.history import History
 from nas_plugin.locate.contexts import ContextTemplates
 from nas_plugin.locate.moments import SecondMoments
 from nas_plugin.session import EditSession
@@ -109,7 +110,7 @@ def save_state(session: EditSession, manifest: Path) -> None:
     """
     packed, weights = _Packed(), session.weights
     editors = {}
-    for layer, editor in session._editors.items():
+    for layer, editor in session.editors.items():
         packed.put(f"{layer}.master", weights.master[layer])
         if weights._served[layer] is not weights.master[layer]:
             packed.put(f"{layer}.served", weights._served[layer])
@@ -122,6 +123,8 @@ def save_state(session: EditSession, manifest: Path) -> None:
             "fingerprint": session.fingerprint,
             "hparams_digest": session.hparams.digest(),
             "steps": session.steps,
+            "history": session.history.to_list(),
+            "last_step": session.history.steps,
             "columns": sorted(packed.columns),
             "editors": editors,
         },
@@ -154,7 +157,7 @@ def load_state(session: EditSession, manifest: Path) -> None:
     packed = _Packed(_read(manifest.with_suffix(".safetensors")), content["columns"])
     session.prepare()
     weights = session.weights
-    for layer, editor in session._editors.items():
+    for layer, editor in session.editors.items():
         base = weights.base[layer]
         weights.master[layer] = weights._served[layer] = packed.take(f"{layer}.master", base)
         if f"{layer}.served" in packed.tensors:
@@ -162,6 +165,7 @@ def load_state(session: EditSession, manifest: Path) -> None:
         _unpack_editor(editor, str(layer), packed, content["editors"][str(layer)])
     weights.close()
     session.steps = content["steps"]
+    session.history = History.from_list(content["history"], content["last_step"])
 
 
 def _pack_editor(editor: LayerEditor, name: str, packed: _Packed) -> dict[str, Any]:

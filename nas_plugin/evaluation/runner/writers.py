@@ -13,7 +13,7 @@ from nas_plugin.evaluation.cases import Case
 from nas_plugin.evaluation.runner.state import Measured, load_state, save_state
 from nas_plugin.hparams import NASHparams
 from nas_plugin.model.fingerprint import weights_fingerprint
-from nas_plugin.report import EditReport
+from nas_plugin.report import WRITTEN, EditReport
 from nas_plugin.session import EditSession
 
 logger = logging.getLogger(__name__)
@@ -215,13 +215,17 @@ def entry(
     }
     if reports is not None:
         line |= _numbers(reports)
+        line["failed"] = next((report.reason for report in reports if report.status != WRITTEN), None)
         if len(reports) > 1:
             line["requests"] = [_texts(report) | _numbers([report]) for report in reports]
     return line
 
 
 def _texts(report: EditReport) -> dict[str, Any]:
-    return {"prompt": report.request.prompt, "subject": report.request.subject, "target": report.request.target}
+    request = report.request
+    if request is None:
+        return {"prompt": None, "subject": None, "target": None}
+    return {"prompt": request.prompt, "subject": request.subject, "target": request.target}
 
 
 def _numbers(reports: Iterable[EditReport]) -> dict[str, Any]:
@@ -231,5 +235,5 @@ def _numbers(reports: Iterable[EditReport]) -> dict[str, Any]:
         "updates": sum(report.updates for report in reports),
         "value_norm": fmean(report.value_norm for report in reports),
         "written_norm": fmean(report.written_norm for report in reports),
-        "skipped": all(report.skipped for report in reports),
+        "skipped": all(report.skipped or report.status != WRITTEN for report in reports),
     }

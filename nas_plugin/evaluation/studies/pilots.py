@@ -60,6 +60,7 @@ class Pilots(TargetSolver):
             loss=solved.loss[rows],
             updates=solved.updates[rows],
             first_keys=solved.first_keys[rows],
+            finite=solved.finite[rows],
         )
 
     def anchor_of(self, requests: Sequence[EditRequest]) -> Anchor:

@@ -245,7 +245,7 @@ class Trial:
                 metrics = {part: found["metric"] for part, found in measured.items()}
                 means = {part: found["mean"] for part, found in measured.items()}
                 checkpoints.append({"edits": edits, "norm": session.weights.total_ratio(), **means})
-        session.reset()
+        session.revert()
         scores = Trajectory(
             np.array([point["edits"] for point in checkpoints]),
             np.array([point["score"] for point in checkpoints], float),

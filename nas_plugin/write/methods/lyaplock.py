@@ -10,6 +10,7 @@ rho being what the last step asked for and did not achieve. D(W) = tr((W - W0) C
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -66,7 +67,7 @@ class LyapLock(LayerEditor):
             right = torch.cat([right, self._after(plain, last_keys)], 1)
         if change:
             pull = change * self.hparams.mom2_update_weight * self._change(before) @ self._moment64
-            dense = -self._after(plain, pull.T).T
+            dense = -self._after(plain, pull.T).T.contiguous()
         return replace(plain, left=left, right=right, dense=dense)
 
     def absorb(self, proposal: Proposal, after: Tensor) -> None:
@@ -103,6 +104,29 @@ class LyapLock(LayerEditor):
         """Go back to a snapshot; see `LayerEditor.restore`."""
         super().restore(state)
         self.queue, self._solved_queue, self._first_deviation, self._last = state["queue"]
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the queue too; see `LayerEditor.state`."""
+        tensors, numbers = super().state()
+        if self._last is not None:
+            tensors |= {"last_keys": self._last[0], "unachieved": self._last[1]}
+        queue = {
+            "queue": self.queue,
+            "solved_queue": self._solved_queue,
+            "first_deviation": self._first_deviation,
+            "has_last": self._last is not None,
+        }
+        return tensors, numbers | queue
+
+    def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], keys: Tensor) -> None:
+        """Load the queue too; see `LayerEditor.load_state`."""
+        super().load_state(tensors, numbers, keys)
+        self.queue, self._solved_queue = numbers["queue"], numbers["solved_queue"]
+        self._first_deviation = numbers["first_deviation"]
+        device = self.gain.base.device
+        self._last = (
+            (tensors["last_keys"].to(device), tensors["unachieved"].to(device)) if numbers["has_last"] else None
+        )
 
     def _change(self, matrix: Tensor) -> Tensor:
         return matrix.to(torch.float64) - self.w0.to(torch.float64)

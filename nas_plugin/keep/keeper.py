@@ -1,0 +1,278 @@
+"""Keeps one session on disk, and brings it back.
+
+The ledger says what was done; it is written before the weights change. Snapshots save doing all of it again. Between the two lies
+the factor log: keys and values of each step, of which `undo` and the histories of the carrying methods are made again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nas_plugin.errors import ResumeError, SnapshotError
+from nas_plugin.history import History
+from nas_plugin.keep import snapshots
+from nas_plugin.keep.digests import weights_digest
+from nas_plugin.keep.ledger import BEGIN, FORMAT, Ledger
+from nas_plugin.writing import Factors
+
+if TYPE_CHECKING:
+    from nas_plugin.session import EditSession
+
+logger = logging.getLogger(__name__)
+
+StepFactors = dict[int, Factors]
+
+
+class Keeper:
+    """One session's folder: `ledger.jsonl`, `snapshots/`, `factors/`.
+
+    Attributes:
+        folder: The folder.
+        ledger: The ledger.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        """Open a folder.
+
+        Args:
+            folder: The folder; made with the first edit.
+            every: Edits between snapshots.
+        """
+        self.folder = folder
+        self.every = every
+        self.ledger = Ledger(folder / "ledger.jsonl")
+        self.resumed = not self.ledger.lines
+        self._recent: dict[int, StepFactors] = {}
+        self._parts: dict[str, dict[str, Any]] = {}
+        self._since = 0
+
+    def begin(self, session: EditSession) -> None:
+        """Write the first line, or compare it with that of the session that is gone on with.
+
+        Args:
+            session: The session, prepared, before its first edit.
+
+        Raises:
+            ResumeError: The folder holds edits of another session, or they were not resumed.
+        """
+        if self.ledger.lines and not self.resumed:
+            raise ResumeError(
+                f"{self.folder} holds {len(self.ledger.lines) - 1} ledger lines of edits that this model does not have; call "
+                "resume() first, or give an empty folder."
+            )
+        if self.ledger.cursor == 0:
+            self.ledger.put([_first_line(session)])
+
+    def check(self, session: EditSession) -> None:
+        """Refuse to go on with the edits of another session.
+
+        Args:
+            session: The session, prepared.
+
+        Raises:
+            ResumeError: Model, hyperparameters, statistics or format differ.
+        """
+        ours, theirs = _first_line(session), self.ledger.lines[0]
+        for key, value in ours.items():
+            if theirs.get(key) != value:
+                raise ResumeError(
+                    f"{self.folder} was begun with another {key.replace('_', ' ')}: {str(theirs.get(key))[:80]}, now "
+                    f"{str(value)[:80]}. Give the same, or another folder."
+                )
+
+    def factors(self, step: int, factors: StepFactors) -> None:
+        """Note what a step wrote."""
+        self._recent[step] = factors
+        self._since += next(iter(factors.values())).keys.shape[1]
+
+    def due(self) -> bool:
+        """Tell whether it is time for a snapshot."""
+        return self._since >= self.every
+
+    def snapshot(self, session: EditSession, ahead: int = 0) -> None:
+        """Save the session.
+
+        Args:
+            session: The session, between two steps.
+            ahead: Ledger lines that belong to this state and are not written yet.
+        """
+        if self._recent:
+            steps = sorted(self._recent)
+            name = f"steps-{steps[0]:08d}-{steps[-1]:08d}.safetensors"
+            tensors = {
+                f"{step}.{layer}.{kind}": getattr(factors, kind)
+                for step, layers in self._recent.items()
+                for layer, factors in layers.items()
+                for kind in ("keys", "values")
+            }
+            digest = snapshots.write_factors(self.folder / "factors" / name, tensors)
+            self._parts[name] = {"sha256": digest, "steps": steps}
+            self._recent = {}
+        self._since = 0
+        tensors, numbers = _state_of(session)
+        manifest = {
+            **numbers,
+            "lines": self.ledger.cursor + ahead,
+            "chain": self.ledger.lines[self.ledger.cursor - 1]["chain"],
+            "ahead": ahead,
+            "factors": self._parts,
+        }
+        snapshots.write_snapshot(
+            self.folder / "snapshots", f"lines-{self.ledger.cursor + ahead:09d}", tensors, manifest
+        )
+
+    def load(self, session: EditSession) -> int:
+        """Bring a session to its latest usable snapshot.
+
+        Args:
+            session: A prepared session on the unedited model.
+
+        Returns:
+            Ledger lines that the snapshot comprises; 0 without one. Damaged ones are passed over.
+        """
+        for name in snapshots.names(self.folder / "snapshots"):
+            path = self.folder / "snapshots" / name
+            try:
+                tensors, manifest = snapshots.read_snapshot(path)
+                lines = manifest["lines"]
+                if lines > len(self.ledger.lines):
+                    logger.warning("%s: the ledger ends before it; it is not used", path)
+                    continue
+                if self.ledger.lines[lines - 1 - manifest["ahead"]]["chain"] != manifest["chain"]:
+                    logger.warning("%s is of another ledger; it is not used", path)
+                    continue
+                self._parts = dict(manifest["factors"])
+                _restore(session, tensors, manifest, self)
+            except SnapshotError as error:
+                logger.warning("%s", error)
+            except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+                logger.warning("%s lacks %s; an earlier one is used", path, str(error)[:200])
+            else:
+                return int(lines)
+        self._parts = {}
+        return 0
+
+    def of_steps(self, steps: Sequence[int]) -> dict[int, StepFactors]:
+        """Read the factors of steps.
+
+        Args:
+            steps: Their numbers.
+
+        Returns:
+            Step -> layer -> factors.
+
+        Raises:
+            SnapshotError: A part of the log is damaged or gone.
+        """
+        wanted, found = set(steps), dict(self._recent)
+        for name, part in self._parts.items():
+            if not wanted.intersection(part["steps"]):
+                continue
+            tensors = snapshots.read_factors(self.folder / "factors" / Path(name).name, part["sha256"])
+            for step in wanted.intersection(part["steps"]):
+                prefix = f"{step}."
+                layers = sorted({int(key.split(".")[1]) for key in tensors if key.startswith(prefix)})
+                found[step] = {
+                    layer: Factors(tensors[f"{step}.{layer}.keys"], tensors[f"{step}.{layer}.values"])
+                    for layer in layers
+                }
+        missing = wanted - found.keys()
+        if missing:
+            raise SnapshotError(f"{self.folder}: the factors of step {min(missing)} are gone; restore the folder.")
+        return {step: found[step] for step in sorted(wanted)}
+
+    def forget_recent(self, step: int) -> None:
+        """Drop the factors of a step that was never part of the ledger."""
+        self._recent.pop(step, None)
+
+
+def _first_line(session: EditSession) -> dict[str, Any]:
+    foundation = session.foundation
+    return {
+        "event": BEGIN,
+        "format": FORMAT,
+        "model": session.fingerprint,
+        "method": session.hparams.method,
+        "use_nas": session.hparams.use_nas,
+        "hyperparameters": session.hparams.digest(),
+        "parameters": list(session.parameter_names),
+        "weights": session.weights_digest(),
+        "contexts": foundation.contexts.digest,
+        "moments": weights_digest({str(layer): matrix for layer, matrix in foundation.moments.matrices.items()}),
+        "anchor": session.anchor_value,
+    }
+
+
+def _state_of(session: EditSession) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors = session.weights.saved()
+    editors = {}
+    for layer, editor in session.editors.items():
+        changed, editors[str(layer)] = editor.state()
+        tensors |= {f"{layer}.{name}": tensor for name, tensor in changed.items()}
+        if editor.w0 is not session.weights.base[layer]:
+            tensors[f"{layer}.w0"] = editor.w0
+    drawn, numbers = snapshots.random_state()
+    device = session.em.input_device
+    if device.type != "cpu":
+        drawn["random.device"] = torch.get_device_module(device).get_rng_state(device)
+    values = {
+        "steps": session.steps,
+        "editors": editors,
+        "random": numbers,
+        "order": session.history.order(),
+        "history": session.history.to_list(),
+        "last_step": session.history.steps,
+        "batch_size": session.batch_size,
+    }
+    return tensors | drawn, values
+
+
+def _restore(session: EditSession, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any], keeper: Keeper) -> None:
+    """Put a session where a snapshot was; everything is read before anything is changed."""
+    history = History.from_list(manifest["history"], manifest["last_step"])
+    if history.order() != manifest["order"]:
+        raise SnapshotError("the snapshot's edits are not in the order its digest says; an earlier one is used.")
+    keys = gain_keys(history, keeper)
+    editors = {}
+    for layer, editor in session.editors.items():
+        named = {
+            name.removeprefix(f"{layer}."): tensor for name, tensor in tensors.items() if name.startswith(f"{layer}.")
+        }
+        fresh = editor.afresh(named["w0"].to(editor.w0.device) if "w0" in named else session.weights.base[layer])
+        like = fresh.gain.base
+        of_layer = keys[layer].to(like.device, torch.float64) if layer in keys else like[:, :0]
+        fresh.load_state(named, manifest["editors"][str(layer)], of_layer)
+        editors[layer] = fresh
+    snapshots.restore_random_state(tensors, manifest["random"])
+    if "random.device" in tensors:
+        device = session.em.input_device
+        torch.get_device_module(device).set_rng_state(tensors["random.device"], device)
+    session.weights.load_saved(tensors)
+    session.editors, session.history, session.steps = editors, history, manifest["steps"]
+    session.batch_size = manifest["batch_size"]
+
+
+def gain_keys(history: History, keeper: Keeper) -> dict[int, Tensor]:
+    """Collect the keys of all edits that count, in order: layer -> `(d_in, t)`.
+
+    Args:
+        history: The edits.
+        keeper: Has their factors.
+
+    Returns:
+        Nothing if there are none.
+    """
+    counting = history.counting()
+    steps = keeper.of_steps(sorted({entry.step for entry in counting}))
+    columns: dict[int, list[Tensor]] = {}
+    for step, layers in steps.items():
+        stay = [entry.column for entry in counting if entry.step == step]
+        for layer, factors in layers.items():
+            columns.setdefault(layer, []).append(factors.keys[:, stay])
+    return {layer: torch.cat(parts, 1) for layer, parts in columns.items()}
