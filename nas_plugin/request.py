@@ -15,6 +15,7 @@ from nas_plugin.errors import (
     RequestError,
     SubjectNotFoundError,
 )
+from nas_plugin.reading import short
 
 _WORD_EDGE = r"(?<!\w){}(?!\w)"
 _EMPTY = {"prompt": EmptyPromptError, "subject": EmptySubjectError, "target": EmptyTargetError}
@@ -53,7 +54,9 @@ class EditRequest:
         for name, empty in _EMPTY.items():
             value = getattr(self, name)
             if not isinstance(value, str):
-                raise RequestError(f"{self._name()}: {name} is a {type(value).__name__} ({value!r}); give one string.")
+                raise RequestError(
+                    f"{self._name()}: {name} is a {type(value).__name__} ({short(value)}); give one string."
+                )
             if not value.strip():
                 raise empty(f"{self._name()}: {name} is empty; give prompt, subject and target_new as text.")
         prompt, start = self._located()
@@ -74,9 +77,14 @@ class EditRequest:
             The validated request.
 
         Raises:
-            RequestError: A key is missing.
+            RequestError: It is no record, or a key is missing.
         """
-        rewrite = record.get("requested_rewrite", record)
+        rewrite = record.get("requested_rewrite", record) if isinstance(record, Mapping) else record
+        if not isinstance(rewrite, Mapping):
+            raise RequestError(
+                f"a request is a {type(rewrite).__name__} ({str(rewrite)[:60]!r}); give an EditRequest, or a record with "
+                "prompt, subject and target_new."
+            )
         missing = [key for key in ("prompt", "subject", "target_new") if rewrite.get(key) is None]
         if missing:
             raise RequestError(

@@ -94,14 +94,14 @@ class RunOptions:
         Raises:
             RunError: One is not KEY=VALUE, or the value is no YAML.
         """
-        import yaml
+        from nas_plugin.hparams.parse import parse_yaml
 
         found = {}
         for item in self.set or ():
             key, sign, value = item.partition("=")
             try:
-                found[key.strip()] = yaml.safe_load(value)
-            except yaml.YAMLError as error:
+                found[key.strip()] = parse_yaml(value)
+            except ValueError as error:
                 raise RunError(f"--set {item}: {value!r} is no value in YAML.") from error
             if not sign or not key.strip():
                 raise RunError(f"--set {item}: write KEY=VALUE, as in --set v_lr=0.1.")

@@ -13,6 +13,7 @@ from dataclasses import fields
 from typing import Any
 
 from nas_plugin.errors import HparamsError
+from nas_plugin.reading import LARGEST, short
 
 
 def convert_fields(hparams: Any) -> None:
@@ -30,7 +31,7 @@ def convert_fields(hparams: Any) -> None:
         try:
             converted = converter(value)
         except (TypeError, ValueError, OverflowError) as error:
-            given = f"{value!r} ({type(value).__name__})" if _is_plain(value) else type(value).__name__
+            given = f"{short(value)} ({type(value).__name__})" if _is_plain(value) else type(value).__name__
             raise HparamsError(f"{field.name}: expected {expected}, got {given}.") from error
         setattr(hparams, field.name, converted)
 
@@ -50,12 +51,14 @@ def _to_float(value: Any) -> float:
 
 
 def _to_int(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    number = _to_float(value)
-    if not number.is_integer():
-        raise ValueError(value)
-    return int(number)
+    if not isinstance(value, int) or isinstance(value, bool):
+        number = _to_float(value)
+        if not number.is_integer():
+            raise ValueError(value)
+        value = int(number)
+    if abs(value) > LARGEST:
+        raise OverflowError
+    return int(value)
 
 
 def _to_bool(value: Any) -> bool:
