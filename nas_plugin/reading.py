@@ -15,6 +15,8 @@ DEEPEST = 64
 """Lists and objects within each other, at most: comparing, copying and writing a value all descend as deep as it goes."""
 LARGEST = 2**63 - 1
 """Whole numbers beyond this fit into no array and, much beyond it, into no text."""
+LONGEST_TEXT = 1000
+"""Characters of a setting, at most: names and paths have fewer, and messages quote them."""
 _LONGEST_NAME = 120
 _PLAIN_BITS = 128
 # How JSON writes half a surrogate pair. Two halves in a row make a whole character, so this only says where to look.

@@ -13,7 +13,9 @@ from dataclasses import fields
 from typing import Any
 
 from nas_plugin.errors import HparamsError
-from nas_plugin.reading import LARGEST, short
+from nas_plugin.reading import LARGEST, LONGEST_TEXT, short
+
+_MOST_LAYERS, _HIGHEST_LAYER = 500, 10**6
 
 
 def convert_fields(hparams: Any) -> None:
@@ -27,6 +29,8 @@ def convert_fields(hparams: Any) -> None:
     """
     for field in fields(hparams):
         value = getattr(hparams, field.name)
+        if isinstance(value, str) and len(value) > LONGEST_TEXT:
+            raise HparamsError(f"{field.name}: a text of {len(value)} characters; expected at most {LONGEST_TEXT}.")
         expected, converter = _CONVERTERS[str(field.type)]
         try:
             converted = converter(value)
@@ -77,7 +81,10 @@ def _to_str(value: Any) -> str:
 def _to_layers(value: Any) -> tuple[int, ...]:
     if isinstance(value, (str, bytes, dict)):
         raise TypeError(value)
-    return tuple(_to_int(layer) for layer in value)
+    layers = tuple(_to_int(layer) for layer in value)
+    if len(layers) > _MOST_LAYERS or any(abs(layer) > _HIGHEST_LAYER for layer in layers):
+        raise ValueError(layers)
+    return layers
 
 
 def _to_device(value: Any) -> int | str | None:

@@ -105,5 +105,5 @@ def read_file(path: Path) -> dict[str, Any]:
         )
     for key in values:
         if len(key) > _LONGEST_KEY:
-            raise HparamsError(f"{path}: unknown key {short(key)}; no key has more than {_LONGEST_KEY} characters.")
+            raise HparamsError(f"{path}: unknown key {short(key)}...; no key has more than {_LONGEST_KEY} characters.")
     return values

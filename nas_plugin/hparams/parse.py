@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from nas_plugin.reading import LARGEST, short
+from nas_plugin.reading import LARGEST, LONGEST_TEXT, short
 
-_LONGEST = 32 * 1024
+_LONGEST = 16 * 1024
 _DEEPEST = 8
 
 
@@ -40,7 +40,7 @@ def parse_yaml(text: str) -> Any:
     """Parse a YAML text.
 
     Args:
-        text: The text, at most 32 KiB.
+        text: The text, at most 16 KiB.
 
     Returns:
         Texts, numbers, truth values, None, and lists and mappings (by text) of those.
@@ -76,6 +76,8 @@ def _check(value: Any) -> None:
             _check(key)
             _check(inner)
     elif isinstance(value, str):
+        if len(value) > LONGEST_TEXT:
+            raise ValueError(f"{short(value)}... has {len(value)} characters; a text has at most {LONGEST_TEXT}")
         if "\0" in value or not _encodes(value):
             raise ValueError(f"{short(value)} holds a character that no text here can have")
     elif isinstance(value, int):
