@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import math
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -22,9 +23,10 @@ _MOST_GROWTH = 20
 _SMALL = 1 << 16
 # Of a matrix and of a number; neither has fields, objects or dates.
 _NUMBERS = ("<f2", ">f2", "<f4", "<f8", ">f4", ">f8")
+# NumPy reads a header with Python's own parser, and zipfile leaves it to every compressor to complain as it likes.
 _WRONG = (
     OSError, ValueError, TypeError, ArithmeticError, AttributeError, LookupError, EOFError, MemoryError, RuntimeError,
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+    SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
 )  # fmt: skip
 
 
