@@ -19,6 +19,7 @@ from nas_plugin.reading import LARGEST, short
 RUN_FILE, EDITS_FILE, CHECKPOINTS_FILE = "run.json", "edits.jsonl", "checkpoints.jsonl"
 FORMAT = 1
 _FARTHEST = 1e100
+_LARGEST_MEASURED = 1e200
 _LONGEST_NUMBER = 18
 
 
@@ -143,6 +144,16 @@ class RunLog:
     torn: tuple[str, ...]
 
 
+class _Logged(Fields):
+    """Fields of a log, in which a number too large to be squared or drawn counts as infinite."""
+
+    def maybe(self, name: str, kind: type) -> Any:
+        """Take a field; see `Fields.maybe`."""
+        value = super().maybe(name, kind)
+        too_large = kind is float and value is not None and abs(value) > _LARGEST_MEASURED
+        return math.copysign(math.inf, value) if too_large else value
+
+
 def read_run(folder: Path) -> RunLog:
     """Read a run folder, finished or not.
 
@@ -156,7 +167,7 @@ def read_run(folder: Path) -> RunLog:
         RunFolderError: A file is missing, of another format, or holds what the runner does not write.
     """
     folder = Path(folder)
-    run = Fields(read_object(folder / RUN_FILE), str(folder / RUN_FILE))
+    run = _Logged(read_object(folder / RUN_FILE), str(folder / RUN_FILE))
     if (given := run.get("format", int)) != FORMAT:
         raise RunFolderError(
             f"{run.where}: format {given}; this version reads format {FORMAT}. Run it again with this one."
@@ -169,7 +180,7 @@ def read_run(folder: Path) -> RunLog:
         **{name: run.get(name, str) for name in ("label", "method", "model", "command", "status")},
         **{name: run.get(name, dict) for name in ("hparams", "stream", "versions", "protocols")},
         use_nas=run.get("use_nas", bool),
-        anchor=run.maybe("anchor", float),
+        anchor=_finite({"anchor": run.maybe("anchor", float)}, run)["anchor"],
         edits_per_step=run.get("edits_per_step", int),
         grid=_grid(run),
         cohort=run.get("cohort", int),
@@ -184,7 +195,7 @@ def _read_lines(
     path: Path, parse: Callable[[Fields], Any], number_of: Callable[[Any], int]
 ) -> tuple[tuple[Any, ...], bool]:
     lines = read_jsonl(path)
-    entries = tuple(parse(Fields(record, f"{path}, line {n}")) for n, record in enumerate(lines.records, start=1))
+    entries = tuple(parse(_Logged(record, f"{path}, line {n}")) for n, record in enumerate(lines.records, start=1))
     if entries and number_of(entries[0]) < 0:
         raise RunFolderError(f"{path}, line 1: number {number_of(entries[0])}; expected 0 or more.")
     for line, (left, right) in enumerate(zip(entries, entries[1:], strict=False), start=2):
@@ -204,7 +215,7 @@ def _edit(fields: Fields) -> LoggedEdit:
         written_norm=fields.maybe("written_norm", float),
         skipped=fields.maybe("skipped", bool) or False,
         seconds=fields.get("seconds", float),
-        immediate=fields.inner("immediate").numbers(),
+        immediate=_finite(fields.inner("immediate").numbers(), fields),
     )
 
 
@@ -258,6 +269,13 @@ def _grid(run: Fields) -> tuple[int, ...]:
     if not all(type(point) is int and 0 <= point <= LARGEST for point in grid):
         raise RunFolderError(f"{run.where}, field grid: {short(grid)}; expected a list of whole numbers.")
     return tuple(grid)
+
+
+def _finite(numbers: dict[str, Any], fields: Fields) -> dict[str, Any]:
+    for name, value in numbers.items():
+        if value is not None and not math.isfinite(value):
+            raise RunFolderError(f"{fields.where}, field {name}: {value}; expected a finite number or null.")
+    return numbers
 
 
 def _is_place(value: Any) -> bool:

@@ -139,7 +139,7 @@ class Fields:
         Returns:
             The object, an empty one for null.
         """
-        return Fields(self.maybe(name, dict) or {}, f"{self.where}, field {name}")
+        return type(self)(self.maybe(name, dict) or {}, f"{self.where}, field {name}")
 
     def numbers(self) -> dict[str, float]:
         """Take all fields as numbers.

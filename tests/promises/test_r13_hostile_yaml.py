@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_plugin.cli.options import RunOptions
@@ -127,9 +127,8 @@ def load(path: Path, cls: type[NASHparams], content: bytes) -> NASHparams | None
     return hparams
 
 
-@FUZZ
-@given(data=st.data())
-@pytest.mark.parametrize("cls", CLASSES)
+@settings(FUZZ, max_examples=400)
+@given(data=st.data(), cls=st.sampled_from(CLASSES))
 def test_a_damaged_file(tmp_path: Path, cls: type[NASHparams], data: st.DataObject) -> None:
     load(tmp_path / "h.yaml", cls, data.draw(damaged_lines(cls)).encode("utf-8", "surrogatepass"))
 
@@ -162,11 +161,11 @@ def test_a_large_file_is_not_read_in_whole(tmp_path: Path) -> None:
 @FUZZ
 @given(value=RAW_SCALAR, key=st.sampled_from(sorted(GOOD[NASMEMITHparams])))
 def test_a_setting_on_the_command_line(value: str, key: str) -> None:
-    def settings() -> Any:
-        found = RunOptions(set=[f"{key}={value}"]).settings
-        return load_hparams("NAS-MEMIT/gpt2-xl", found)
+    def found() -> Any:
+        values = RunOptions(set=[f"{key}={value}"]).settings
+        return load_hparams("NAS-MEMIT/gpt2-xl", values)
 
-    survives(settings)
+    survives(found)
 
 
 @pytest.mark.parametrize("name", BOMBS)
