@@ -117,8 +117,8 @@ def file_name(text: str) -> str:
         with a digest of the given one, so that different texts have different names.
     """
     name = "".join(sign if sign.isalnum() or sign in "-_." else "_" for sign in text)
-    kept = name.encode()[:_LONGEST_NAME].decode("utf-8", "ignore")
-    if kept == text and is_file_name(text):
+    if name == text and is_file_name(text) and len(text.encode()) <= _LONGEST_NAME:
         return text
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    kept = name.encode()[: _LONGEST_NAME - len(digest) - 1].decode("utf-8", "ignore")
     return f"{kept.strip('.') or 'unnamed'}-{digest}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,25 @@ def test_a_page_with_charts(tmp_path: Path, good: dict[str, list[Any]], number: 
             write_report([tmp_path], tmp_path / "report.html")
     else:
         assert "</html>" in write_report([tmp_path], tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["<script>x</script> {{ 7 * 7 }} $\\frac$ ../x", "\0\x1b[31m²", "a" * 3000])
+def test_a_page_with_names(tmp_path: Path, good: dict[str, list[Any]], name: str) -> None:
+    """A name in every place that is a key or a text: neither markup nor a formula nor a template."""
+    (run,), lines = copy.deepcopy(good[RUN_FILE]), copy.deepcopy(good)
+    run |= dict.fromkeys(("label", "method", "model", "command"), name) | {
+        key: {name: name, **run[key]} for key in ("hparams", "stream", "versions", "protocols")
+    }
+    for line in lines[CHECKPOINTS_FILE]:
+        line["norm"]["layers"] = {name: 1.5}
+        line["drift"] = line["drift"] and {name: next(iter(line["drift"].values()))}
+        line["capability"] = line["capability"] and {name: {name: 50.0}}
+        line["final"][f"efficacy/{name}"] = {"mean": 50.0, "std": 1.0, "count": 2}
+    lines[RUN_FILE] = [run]
+    for file, content in lines.items():
+        (tmp_path / file).write_bytes(b"".join(as_json(line) + b"\n" for line in content))
+    text = write_report([tmp_path], tmp_path / "report.html").read_text()
+    assert "<script" not in text and escape(name) in text
 
 
 @FUZZ
