@@ -14,20 +14,25 @@ from nas_plugin.reading import LARGEST, LONGEST_TEXT, short
 
 _LONGEST = 16 * 1024
 _DEEPEST = 8
+# PyYAML takes a second for twenty thousand.
+_MOST_NODES = 2000
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without aliases and deep nesting."""
+    """PyYAML's safe loader without aliases, deep nesting and very many values."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self.depth = 0
+        self.depth = self.nodes = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Refuse what could grow, before it does; see `yaml.composer.Composer.compose_node`."""
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             raise yaml.YAMLError(f"an alias, {short('*' + str(event.anchor))}; write the value out")
+        self.nodes += 1
+        if self.nodes > _MOST_NODES:
+            raise yaml.YAMLError(f"more than {_MOST_NODES} values")
         if self.depth >= _DEEPEST:
             raise yaml.YAMLError("lists or mappings nested too deeply")
         self.depth += 1

@@ -34,19 +34,17 @@ RAW = {
     "@beyond 64 bits@": str(2**63),
     "@deep@": "[" * 20_000 + "]" * 20_000,
     "@deep enough to parse@": "[" * 300 + "]" * 300,
-    "@deep objects@": '{"a":' * 20_000 + "1" + "}" * 20_000,
+    "@deep objects@": '{"a":' * 12_000 + "1" + "}" * 12_000,
     "@infinite@": "1e999",
     "@half a pair@": '"\\ud800"',
     "@no number@": "NaN",
 }
-TEXT = st.text(st.characters(), max_size=8) | st.sampled_from(
-    ["", "{}", " ", "..", "../../x", "/etc/x", "a\0b", "²", "x" * 5000]
-)
+TEXT = st.text(max_size=4) | st.sampled_from(["", "{}", " ", "..", "../../x", "/etc/x", "a\0b", "²", "x" * 5000])
 MARK = st.sampled_from(sorted(RAW))
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXT | MARK,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
-    max_leaves=6,
+    max_leaves=4,
 )
 MISSING = object()
 

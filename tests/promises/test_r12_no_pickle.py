@@ -119,13 +119,13 @@ def test_a_source_has_nothing_that_unpickles(path: Path) -> None:
 
 
 BAD = r"""
-import pickle | import dill as d | from joblib import load | import shelve, os | from marshal import loads | from torch.utils import pickle
-import importlib; importlib.import_module('pickle') | import torch; torch.load('x') | import torch as t; t.load('x')
-from torch import load; load('x') | from torch import load as l; l('x') | import torch.jit; torch.jit.load('x')
-import numpy as np; np.load('x') | import numpy; numpy.load('x', allow_pickle=True) | import numpy as np; np.load('x', allow_pickle=y)
-from numpy.lib import format as f; f.read_array(x) | import yaml; yaml.load(x, yaml.SafeLoader) | import yaml; yaml.unsafe_load(x)
-from yaml import FullLoader; FullLoader(x) | import yaml; l = yaml.Loader | eval('1') | exec('1') | __import__('os')
-m.from_pretrained(x, trust_remote_code=True)
+import pickle | import dill as d | from joblib import load | import shelve, os | from torch.utils import pickle
+from marshal import loads | import importlib; importlib.import_module('pickle') | import torch; torch.load('x')
+import torch as t; t.load('x') | from torch import load; load('x') | from torch import load as l; l('x')
+import torch.jit; torch.jit.load('x') | import numpy as np; np.load('x') | import numpy; numpy.load('x', allow_pickle=True)
+import numpy as np; np.load('x', allow_pickle=y) | from numpy.lib import format as f; f.read_array(x)
+import yaml; yaml.load(x, yaml.SafeLoader) | import yaml; yaml.unsafe_load(x) | from yaml import FullLoader; FullLoader(x)
+import yaml; l = yaml.Loader | eval('1') | exec('1') | __import__('os') | m.from_pretrained(x, trust_remote_code=True)
 """
 
 

@@ -33,7 +33,7 @@ from tests.promises.test_r13_hostile_tensors import hostile_tensors
 from tests.support import all_equal, edited_matrices, tiny_session
 
 LOGS = (EDITS_FILE, CHECKPOINTS_FILE)
-METHODS = ("MEMIT", "AlphaEdit", "LyapLock")
+METHODS = ("PRUNE", "LyapLock")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -90,24 +90,18 @@ def judged(folder: Path) -> RunLog:
 
 @FUZZ
 @given(data=st.data())
-def test_a_run_is_read_and_judged(tmp_path: Path, good: dict[str, list[Any]], data: st.DataObject) -> None:
-    fill(tmp_path, data, good)
-    survives(lambda: judged(tmp_path))
-
-
-@FUZZ
-@given(data=st.data())
-def test_a_page_is_written(
+def test_a_run_is_read_and_judged_and_a_page_is_written(
     tmp_path: Path, good: dict[str, list[Any]], data: st.DataObject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything of a page but the strokes of its charts, which take longest."""
     monkeypatch.setattr(sections, "draw", lambda *_: "")
     monkeypatch.setattr(page, "draw_symbol", lambda *_: "")
     fill(tmp_path, data, good)
-    survives(lambda: write_report([tmp_path], tmp_path / "report.html"))
+    if survives(lambda: judged(tmp_path)) is not None:
+        assert survives(lambda: write_report([tmp_path], tmp_path / "report.html"))
 
 
-NUMBERS = [1e-300, -1e300, 1e308, "@no number@", "@400 digits@"]
+NUMBERS = [1e308, "@400 digits@"]
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -136,7 +130,7 @@ def test_a_page_with_charts(tmp_path: Path, good: dict[str, list[Any]], number: 
         assert "</html>" in write_report([tmp_path], tmp_path / "report.html").read_text()
 
 
-@pytest.mark.parametrize("name", ["<script>x</script> {{ 7 * 7 }} $\\frac$ ../x", "\0\x1b[31m²", "a" * 3000])
+@pytest.mark.parametrize("name", ["<script>x</script> {{ 7 * 7 }} $\\frac$ ../x \0\x1b[31m²", "a" * 3000])
 def test_a_page_with_names(tmp_path: Path, good: dict[str, list[Any]], name: str) -> None:
     """A name in every place that is a key or a text: neither markup nor a formula nor a template."""
     (run,), lines = copy.deepcopy(good[RUN_FILE]), copy.deepcopy(good)

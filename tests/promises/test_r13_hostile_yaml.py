@@ -127,7 +127,7 @@ def load(path: Path, cls: type[NASHparams], content: bytes) -> NASHparams | None
     return hparams
 
 
-@settings(FUZZ, max_examples=400)
+@settings(FUZZ, max_examples=250)
 @given(data=st.data(), cls=st.sampled_from(CLASSES))
 def test_a_damaged_file(tmp_path: Path, cls: type[NASHparams], data: st.DataObject) -> None:
     load(tmp_path / "h.yaml", cls, data.draw(damaged_lines(cls)).encode("utf-8", "surrogatepass"))
@@ -170,7 +170,6 @@ def test_a_setting_on_the_command_line(value: str, key: str) -> None:
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_on_the_command_line(name: str) -> None:
-    survives(lambda: RunOptions(set=[f"layers={BOMBS[name]}"]).settings)
     survives(lambda: RunOptions(set=[f"layers={BOMBS[name].partition(': ')[2]}"]).settings)
 
 
