@@ -191,7 +191,7 @@ NO_VALUES: list[Any] = [
 @FUZZ
 @given(field=st.sampled_from(sorted(GOOD[NASMEMITHparams])), value=st.sampled_from(NO_VALUES))
 def test_a_value_from_code(field: str, value: Any) -> None:
-    survives(lambda: NASMEMITHparams(**{field: value}))
+    survives(lambda: NASMEMITHparams(**{field: value}).digest())
 
 
 @pytest.mark.parametrize(
@@ -200,6 +200,31 @@ def test_a_value_from_code(field: str, value: Any) -> None:
 def test_names_that_are_no_file(name: str) -> None:
     with pytest.raises(HparamsError, match="No hyperparameter file"):
         find_file(name, "NAS-MEMIT")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: [" + "1," * 3000 + "]", "more than 2000 values"),
+        ("# " + "x" * 17_000, "at most 16384"),
+        ("model_name: 2024-01-01", "is a date; write"),
+        ("model_name: !!set {a}", "is a set; write"),
+        ("nas_seed: 9223372036854775808", "at most 64 bits"),
+        ("nas_seed: -9223372036854775808", "at most 64 bits"),
+        ('stats_dir: "a\\0b"', "holds a character"),
+        ('stats_dir: "\\ud800"', "holds a character"),
+        ('"\\ud800": 1', "holds a character"),
+        ("1: 2", "is a int; write keys as text"),
+        ("stats_dir: " + "x" * 1001, "has 1001 characters"),
+        ("x" * 81 + ": 1", "no key has more"),
+        ("a: *b", "an alias"),
+        ("a: 2024-13-01", "has no meaning"),
+    ],
+)
+def test_what_is_refused_says_why(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "h.yaml").write_text(text)
+    with pytest.raises(HparamsError, match=says):
+        NASMEMITHparams.from_hparams(tmp_path / "h.yaml")
 
 
 def test_what_files_hold_is_still_read() -> None:
