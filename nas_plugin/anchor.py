@@ -5,7 +5,6 @@ Source: "Norm Anchors Make Model Edits Last" (Liu et al., arXiv 2602.02543), Eq.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from torch import Tensor
 from nas_plugin.errors import AnchorError, NonFiniteError
 from nas_plugin.files import write_json
 from nas_plugin.progress import progress_bar
+from nas_plugin.reading import parse_json, short
 from nas_plugin.request import EditRequest
 from nas_plugin.solve.target import SolvedTargets, TargetSolver
 
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = "nas-plugin-anchor-1"
 _TRIMMED_SHARE = 0.05
+# An anchor file has a few hundred; of one that has more, no more is read.
+_MOST_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,9 @@ class Anchor:
             AnchorError: The file is not such a file.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            with Path(path).open("rb") as file:
+                content = parse_json(file.read(_MOST_BYTES))
+        except (OSError, ValueError) as error:
             raise AnchorError(f"cannot read an anchor from {path}: {error}.") from error
         if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
             raise AnchorError(f"{path} is not an anchor file of this package ({_FORMAT}).")
@@ -126,7 +129,7 @@ class Anchor:
         ]
         if wrong:
             raise AnchorError(
-                f"{path}: field {wrong[0]!r} is missing, unknown or of the wrong type; measure the anchor again."
+                f"{path}: field {short(wrong[0])} is missing, unknown or of the wrong type; measure the anchor again."
             )
         return cls(**content)
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nas_plugin.errors import StatisticsError
-from nas_plugin.files import write_tensors
+from nas_plugin.files import read_tensors, write_tensors
 from nas_plugin.write import METHODS
 from nas_plugin.write.editor import LayerEditor
 
@@ -92,13 +91,11 @@ def kept_prior(path: Path, width: int, make: Callable[[], Tensor]) -> Tensor:
         logger.info("prior stored in %s", path)
         return prior
     try:
-        with safe_open(str(path), framework="pt") as file:
-            known = (file.metadata() or {}).get("format") == _FORMAT
-            # Copied: a file's bytes lie at other alignments than allocated ones, which shows in the last bits of products.
-            read: Tensor | None = file.get_tensor("prior").clone() if known else None
-    except (OSError, SafetensorError) as error:
+        metadata, tensors = read_tensors(path, "prior")
+    except (OSError, ValueError) as error:
         raise StatisticsError(f"cannot read the prior {path}: {error}. Delete it; it will be made again.") from error
-    if read is None or read.shape != (width, width) or read.dtype != torch.float64:
+    read = tensors["prior"]
+    if metadata.get("format") != _FORMAT or read.shape != (width, width) or read.dtype != torch.float64:
         raise StatisticsError(
             f"{path} does not hold a float64 prior of width {width}. Delete it; it will be made again."
         )

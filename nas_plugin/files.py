@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves the old one or the new one, never half of either."""
+"""Writing files so that a crash leaves the old one or the new one, never half of either; reading tensors from them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -69,3 +70,35 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """
     contiguous = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     write_bytes(path, save(contiguous, dict(metadata)))
+
+
+def read_tensors(path: Path, *names: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Read a safetensors file that anybody may have written.
+
+    Args:
+        path: The file.
+        names: Tensors to read; all when none is named.
+
+    Returns:
+        The strings of its header, and the tensors on the CPU.
+
+    Raises:
+        OSError: There is no such file.
+        ValueError: It is no safetensors file, or it lacks a tensor that is named.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            # Copied: a file's bytes lie at other alignments than allocated ones, which shows in the last bits of products.
+            return metadata, {name: file.get_tensor(name).clone() for name in names or file.keys()}
+    except (
+        SafetensorError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        RuntimeError,
+        TypeError,
+    ) as error:
+        # Torch has a complaint of its own for each way in which a header can lie about types and shapes.
+        raise ValueError(f"{type(error).__name__}: {error!s:.200}") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_plugin.errors import AnchorError, RequestError
+from nas_plugin.reading import parse_json, short
 from nas_plugin.request import EditRequest, as_requests
 
 BUILTIN = "builtin"
@@ -40,8 +41,8 @@ def pilot_requests(source: str) -> list[EditRequest]:
 
         return as_requests(pilot.to_request() for pilot in World().pilots())
     try:
-        records = json.loads(Path(source).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        records = parse_json(Path(source).read_bytes())
+    except (OSError, ValueError) as error:
         raise AnchorError(
             f"nas_pilots: cannot read {source!r}: {error}. Give 'builtin' or a JSON list of records."
         ) from error
@@ -55,6 +56,13 @@ def pilot_requests(source: str) -> list[EditRequest]:
 
 def _read(record: dict[str, Any], number: int, source: str) -> list[EditRequest]:
     rewrites = record.get("requested_rewrite", record)
+    # MQuAKE has a list of them.
+    listed = rewrites if isinstance(rewrites, list) else [rewrites]
+    if not all(isinstance(rewrite, dict) for rewrite in listed):
+        raise AnchorError(
+            f"nas_pilots: record {number} of {source}: requested_rewrite is {short(rewrites)}; expected an object or "
+            "a list of them."
+        )
     try:
         return as_requests(rewrites)
     except RequestError as error:

@@ -15,6 +15,7 @@ from nas_plugin.errors import (
     RequestError,
     SubjectNotFoundError,
 )
+from nas_plugin.reading import short
 
 _WORD_EDGE = r"(?<!\w){}(?!\w)"
 _EMPTY = {"prompt": EmptyPromptError, "subject": EmptySubjectError, "target": EmptyTargetError}
@@ -53,7 +54,9 @@ class EditRequest:
         for name, empty in _EMPTY.items():
             value = getattr(self, name)
             if not isinstance(value, str):
-                raise RequestError(f"{self._name()}: {name} is a {type(value).__name__} ({value!r}); give one string.")
+                raise RequestError(
+                    f"{self._name()}: {name} is a {type(value).__name__} ({short(value)}); give one string."
+                )
             if not value.strip():
                 raise empty(f"{self._name()}: {name} is empty; give prompt, subject and target_new as text.")
         prompt, start = self._located()

@@ -94,17 +94,18 @@ class RunOptions:
         Raises:
             RunError: One is not KEY=VALUE, or the value is no YAML.
         """
-        import yaml
+        from nas_plugin.hparams.parse import parse_yaml
+        from nas_plugin.reading import short
 
         found = {}
         for item in self.set or ():
             key, sign, value = item.partition("=")
             try:
-                found[key.strip()] = yaml.safe_load(value)
-            except yaml.YAMLError as error:
-                raise RunError(f"--set {item}: {value!r} is no value in YAML.") from error
+                found[key.strip()] = parse_yaml(value)
+            except ValueError as error:
+                raise RunError(f"--set {item:.80}: {short(value)} is no value in YAML ({error}).") from error
             if not sign or not key.strip():
-                raise RunError(f"--set {item}: write KEY=VALUE, as in --set v_lr=0.1.")
+                raise RunError(f"--set {item:.80}: write KEY=VALUE, as in --set v_lr=0.1.")
         return found
 
     def stream(self, name: str) -> tuple[Stream, tuple[Case, ...]]:

@@ -14,9 +14,13 @@ from typing import Any
 
 from nas_plugin.errors import RunFolderError
 from nas_plugin.evaluation.records import Fields, read_jsonl, read_object
+from nas_plugin.reading import LARGEST, short
 
 RUN_FILE, EDITS_FILE, CHECKPOINTS_FILE = "run.json", "edits.jsonl", "checkpoints.jsonl"
 FORMAT = 1
+_FARTHEST = 1e100
+_LARGEST_MEASURED = 1e200
+_LONGEST_NUMBER = 18
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,16 @@ class RunLog:
     torn: tuple[str, ...]
 
 
+class _Logged(Fields):
+    """Fields of a log, in which a number too large to be squared or drawn counts as infinite."""
+
+    def maybe(self, name: str, kind: type) -> Any:
+        """Take a field; see `Fields.maybe`."""
+        value = super().maybe(name, kind)
+        too_large = kind is float and value is not None and abs(value) > _LARGEST_MEASURED
+        return math.copysign(math.inf, value) if too_large else value
+
+
 def read_run(folder: Path) -> RunLog:
     """Read a run folder, finished or not.
 
@@ -153,7 +167,7 @@ def read_run(folder: Path) -> RunLog:
         RunFolderError: A file is missing, of another format, or holds what the runner does not write.
     """
     folder = Path(folder)
-    run = Fields(read_object(folder / RUN_FILE), str(folder / RUN_FILE))
+    run = _Logged(read_object(folder / RUN_FILE), str(folder / RUN_FILE))
     if (given := run.get("format", int)) != FORMAT:
         raise RunFolderError(
             f"{run.where}: format {given}; this version reads format {FORMAT}. Run it again with this one."
@@ -166,9 +180,9 @@ def read_run(folder: Path) -> RunLog:
         **{name: run.get(name, str) for name in ("label", "method", "model", "command", "status")},
         **{name: run.get(name, dict) for name in ("hparams", "stream", "versions", "protocols")},
         use_nas=run.get("use_nas", bool),
-        anchor=run.maybe("anchor", float),
+        anchor=_finite({"anchor": run.maybe("anchor", float)}, run)["anchor"],
         edits_per_step=run.get("edits_per_step", int),
-        grid=tuple(run.get("grid", list)),
+        grid=_grid(run),
         cohort=run.get("cohort", int),
         unavailable=run.maybe("unavailable", str),
         edits=edits,
@@ -181,7 +195,9 @@ def _read_lines(
     path: Path, parse: Callable[[Fields], Any], number_of: Callable[[Any], int]
 ) -> tuple[tuple[Any, ...], bool]:
     lines = read_jsonl(path)
-    entries = tuple(parse(Fields(record, f"{path}, line {n}")) for n, record in enumerate(lines.records, start=1))
+    entries = tuple(parse(_Logged(record, f"{path}, line {n}")) for n, record in enumerate(lines.records, start=1))
+    if entries and number_of(entries[0]) < 0:
+        raise RunFolderError(f"{path}, line 1: number {number_of(entries[0])}; expected 0 or more.")
     for line, (left, right) in enumerate(zip(entries, entries[1:], strict=False), start=2):
         if number_of(right) <= number_of(left):
             raise RunFolderError(
@@ -199,7 +215,7 @@ def _edit(fields: Fields) -> LoggedEdit:
         written_norm=fields.maybe("written_norm", float),
         skipped=fields.maybe("skipped", bool) or False,
         seconds=fields.get("seconds", float),
-        immediate=fields.inner("immediate").numbers(),
+        immediate=_finite(fields.inner("immediate").numbers(), fields),
     )
 
 
@@ -232,8 +248,8 @@ def _drift(fields: Fields) -> dict[str, Drift]:
     for layer in in_layer_order(fields.values):
         inner = fields.inner(layer)
         cloud = inner.get("cloud", list)
-        if not all(isinstance(p, list) and [type(x) in (int, float) for x in p] == [True, True] for p in cloud):
-            raise RunFolderError(f"{inner.where}, field cloud: expected [x, y] pairs.")
+        if not all(isinstance(p, list) and len(p) == 2 and all(map(_is_place, p)) for p in cloud):
+            raise RunFolderError(f"{inner.where}, field cloud: expected [x, y] pairs of finite numbers.")
         drifts[layer] = Drift(
             pca_distance=_or_nan(inner, "pca_distance"),
             full_distance=_or_nan(inner, "full_distance"),
@@ -248,6 +264,25 @@ def _or_nan(fields: Fields, name: str) -> float:
     return math.nan if value is None else float(value)
 
 
+def _grid(run: Fields) -> tuple[int, ...]:
+    grid = run.get("grid", list)
+    if not all(type(point) is int and 0 <= point <= LARGEST for point in grid):
+        raise RunFolderError(f"{run.where}, field grid: {short(grid)}; expected a list of whole numbers.")
+    return tuple(grid)
+
+
+def _finite(numbers: dict[str, Any], fields: Fields) -> dict[str, Any]:
+    for name, value in numbers.items():
+        if value is not None and not math.isfinite(value):
+            raise RunFolderError(f"{fields.where}, field {name}: {value}; expected a finite number or null.")
+    return numbers
+
+
+def _is_place(value: Any) -> bool:
+    """Say whether it is a coordinate; the square of one must be a number still."""
+    return type(value) in (int, float) and abs(value) < _FARTHEST
+
+
 def in_layer_order(layers: Mapping[str, Any]) -> list[str]:
     """Sort layers by number; JSON keeps them as text, where 10 comes before 9.
 
@@ -257,4 +292,8 @@ def in_layer_order(layers: Mapping[str, Any]) -> list[str]:
     Returns:
         The keys, numbers first and in their order.
     """
-    return sorted(layers, key=lambda layer: (not layer.isdigit(), int(layer) if layer.isdigit() else 0, layer))
+    return sorted(layers, key=lambda layer: (not _is_number(layer), int(layer) if _is_number(layer) else 0, layer))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nas_plugin.errors import RunFolderError
+from nas_plugin.reading import LARGEST, parse_json, short
 
 _KINDS = {
     str: "text",
@@ -45,14 +45,22 @@ def read_jsonl(path: Path) -> JsonLines:
         Its whole lines.
 
     Raises:
-        RunFolderError: A line other than an unfinished last one is no JSON object.
+        RunFolderError: A line other than an unfinished last one is no JSON object, or the file cannot be read.
     """
-    data = path.read_bytes() if path.exists() else b""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        data = b""
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {error.strerror}.") from error
     records: list[dict[str, Any]] = []
     end = 0
-    for number, line in enumerate(data.splitlines(keepends=True), start=1):
+    # A line ends where its writer ended it, which no other sign means.
+    *whole, last = data.split(b"\n")
+    lines = [line + b"\n" for line in whole] + ([last] if last else [])
+    for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError as error:
             if line.endswith(b"\n"):
                 raise RunFolderError(
@@ -97,9 +105,10 @@ class Fields:
         kinds: tuple[type, ...] = (int, float) if kind is float else (kind,)
         # A truth value is an int to Python, and no number here.
         fits = isinstance(value, kinds) and isinstance(value, bool) == (kind is bool)
-        if not fits:
+        if not fits or (isinstance(value, int) and abs(value) > LARGEST):
             raise RunFolderError(
-                f"{self.where}, field {name}: {value!r:.60} is a {type(value).__name__}; expected {_KINDS[kind]}."
+                f"{self.where}, field {name}: {short(value)} is a {type(value).__name__}; expected {_KINDS[kind]}"
+                f"{' of at most 64 bits' if fits else ''}."
             )
         return float(value) if kind is float else value
 
@@ -130,7 +139,7 @@ class Fields:
         Returns:
             The object, an empty one for null.
         """
-        return Fields(self.maybe(name, dict) or {}, f"{self.where}, field {name}")
+        return type(self)(self.maybe(name, dict) or {}, f"{self.where}, field {name}")
 
     def numbers(self) -> dict[str, float]:
         """Take all fields as numbers.
@@ -154,9 +163,11 @@ def read_object(path: Path) -> dict[str, Any]:
         RunFolderError: There is no such file, or it holds something else.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise RunFolderError(f"{path} does not exist; give a folder that `nas-edit run` or `compare` wrote.") from error
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise RunFolderError(f"{path} is no JSON ({error}); give a folder that a run wrote.") from error
     if not isinstance(content, dict):

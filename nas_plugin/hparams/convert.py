@@ -13,6 +13,9 @@ from dataclasses import fields
 from typing import Any
 
 from nas_plugin.errors import HparamsError
+from nas_plugin.reading import LARGEST, LONGEST_TEXT, short
+
+_MOST_LAYERS, _HIGHEST_LAYER = 500, 10**6
 
 
 def convert_fields(hparams: Any) -> None:
@@ -26,11 +29,13 @@ def convert_fields(hparams: Any) -> None:
     """
     for field in fields(hparams):
         value = getattr(hparams, field.name)
+        if isinstance(value, str) and len(value) > LONGEST_TEXT:
+            raise HparamsError(f"{field.name}: a text of {len(value)} characters; expected at most {LONGEST_TEXT}.")
         expected, converter = _CONVERTERS[str(field.type)]
         try:
             converted = converter(value)
         except (TypeError, ValueError, OverflowError) as error:
-            given = f"{value!r} ({type(value).__name__})" if _is_plain(value) else type(value).__name__
+            given = f"{short(value)} ({type(value).__name__})" if _is_plain(value) else type(value).__name__
             raise HparamsError(f"{field.name}: expected {expected}, got {given}.") from error
         setattr(hparams, field.name, converted)
 
@@ -50,12 +55,14 @@ def _to_float(value: Any) -> float:
 
 
 def _to_int(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    number = _to_float(value)
-    if not number.is_integer():
-        raise ValueError(value)
-    return int(number)
+    if not isinstance(value, int) or isinstance(value, bool):
+        number = _to_float(value)
+        if not number.is_integer():
+            raise ValueError(value)
+        value = int(number)
+    if abs(value) > LARGEST:
+        raise OverflowError
+    return int(value)
 
 
 def _to_bool(value: Any) -> bool:
@@ -74,7 +81,10 @@ def _to_str(value: Any) -> str:
 def _to_layers(value: Any) -> tuple[int, ...]:
     if isinstance(value, (str, bytes, dict)):
         raise TypeError(value)
-    return tuple(_to_int(layer) for layer in value)
+    layers = tuple(_to_int(layer) for layer in value)
+    if len(layers) > _MOST_LAYERS or any(abs(layer) > _HIGHEST_LAYER for layer in layers):
+        raise ValueError(layers)
+    return layers
 
 
 def _to_device(value: Any) -> int | str | None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nas_plugin.errors import HparamsError
+from nas_plugin.hparams.parse import parse_yaml
+from nas_plugin.reading import short
 
 _SUFFIXES = (".yaml", ".yml")
+# Far more than the parser takes, so that a wrong file, such as a model, is not read in whole before it is refused.
+_MOST_BYTES = 1 << 20
+_LONGEST_KEY = 80
 
 
 def shipped_folder() -> Path:
@@ -56,19 +60,22 @@ def find_file(name_or_path: str | os.PathLike[str], own_folder: str) -> Path:
         HparamsError: there is no such file; the message lists the nearest shipped names.
     """
     given = os.fspath(name_or_path)
-    path = Path(given if given.endswith(_SUFFIXES) else given + ".yaml").expanduser()
-    if path.is_file():
-        return path
+    path = Path(given if given.endswith(_SUFFIXES) else given + ".yaml")
+    with contextlib.suppress(RuntimeError):  # the home of somebody who does not exist
+        path = path.expanduser()
+    with contextlib.suppress(OSError):  # longer than a path can be
+        if path.is_file():
+            return path
     name = given.removesuffix(".yaml").removesuffix(".yml")
     name = name if "/" in name else f"{own_folder}/{name}"
     names = shipped_names()
     if name in names:
         return shipped_folder() / f"{name}.yaml"
     # Only the last two parts of a path can resemble a shipped name.
-    wanted = "/".join(name.replace("\\", "/").split("/")[-2:])
+    wanted = "/".join(name.replace("\\", "/").split("/")[-2:])[-_LONGEST_KEY:]
     nearest = difflib.get_close_matches(wanted, names, n=3, cutoff=0.0)
     raise HparamsError(
-        f"No hyperparameter file {str(path)!r}, and none of that name is shipped. "
+        f"No hyperparameter file {short(str(path), 300)}, and none of that name is shipped. "
         f"Nearest shipped names: {', '.join(nearest)}."
     )
 
@@ -83,14 +90,20 @@ def read_file(path: Path) -> dict[str, Any]:
         Keys and raw values.
 
     Raises:
-        HparamsError: the file is no readable YAML, or its top level is not a mapping.
+        HparamsError: the file is no readable YAML, its top level is not a mapping, or it holds something else than texts, numbers
+            and lists.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES)
+        values = parse_yaml(data.decode("utf-8"))
+    except (OSError, ValueError) as error:
         raise HparamsError(f"{path}: not a readable YAML file: {error}") from error
     if not isinstance(values, dict) or not values:
         raise HparamsError(
             f"{path}: expected `key: value` lines, got {'nothing' if not values else type(values).__name__}."
         )
-    return {str(key): value for key, value in values.items()}
+    for key in values:
+        if len(key) > _LONGEST_KEY:
+            raise HparamsError(f"{path}: unknown key {short(key)}...; no key has more than {_LONGEST_KEY} characters.")
+    return values

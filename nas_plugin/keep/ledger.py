@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_plugin.errors import LedgerError, ResumeError
+from nas_plugin.reading import parse_json
 
 FORMAT = "nas-plugin-ledger-1"
 BEGIN, EDIT, ROLLBACK, REVERT, UNDO, FOREIGN = "begin", "edit", "rollback", "revert", "undo", "foreign"
@@ -106,8 +107,8 @@ class Ledger:
     def _parsed(self, raw: bytes, number: int) -> dict[str, Any]:
         where = f"{self.path}, line {number}"
         try:
-            line = json.loads(raw)
-        except (ValueError, RecursionError) as error:
+            line = parse_json(raw)
+        except ValueError as error:
             raise LedgerError(
                 f"{where}: no JSON ({str(error)[:80]}). Restore the file, or begin a new folder."
             ) from error

@@ -7,7 +7,6 @@ is written last. Two are kept. Only safetensors and JSON; nothing is pickled.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import random
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from nas_plugin.errors import SnapshotError
 from nas_plugin.files import sync_folder, write_json, write_tensors
+from nas_plugin.reading import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def read_snapshot(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         SnapshotError: It is damaged or incomplete.
     """
     try:
-        manifest = json.loads((path / _MANIFEST).read_bytes())
+        manifest = parse_json((path / _MANIFEST).read_bytes())
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise SnapshotError(
                 f"{path} is no snapshot of the format {FORMAT}; an earlier one is used if there is one."
@@ -90,7 +90,7 @@ def read_snapshot(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {name: tensor.clone() for name, tensor in load(data).items()}
     except SnapshotError:
         raise
-    except (OSError, ValueError, RecursionError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise SnapshotError(f"cannot read the snapshot {path}: {str(error)[:200]}; an earlier one is used.") from error
     return tensors, manifest
 

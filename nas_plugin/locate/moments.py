@@ -8,17 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nas_plugin.errors import NonFiniteError, StatisticsError
-from nas_plugin.files import write_tensors
+from nas_plugin.files import read_tensors, write_tensors
 from nas_plugin.locate.sequences import Locator, TokenSequence, pad
 from nas_plugin.model.editable import EditableModel
 from nas_plugin.model.trace import as_found, forward_until
@@ -27,6 +27,8 @@ from nas_plugin.progress import progress_bar
 logger = logging.getLogger(__name__)
 
 _FORMAT = "nas-plugin-second-moments-1"
+_LAYER, _COUNT = re.compile(r"layer\.(0|[1-9][0-9]{0,8})"), re.compile(r"[0-9]{1,18}")
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Longer documents are cut: a model's full context costs memory without adding to the estimate (EasyEdit issue 470).
 _MAX_LENGTH = 1024
 _TOKENS_PER_PASS = 4096
@@ -106,19 +108,21 @@ class SecondMoments:
             StatisticsError: The file is not such a file.
         """
         try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = dict(file.metadata() or {})
-                # Copied: a file's bytes lie at other alignments than allocated ones, which shows in the last bits of products.
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
-        except (OSError, SafetensorError) as error:
+            metadata, tensors = read_tensors(Path(path))
+        except (OSError, ValueError) as error:
             raise StatisticsError(f"cannot read second moments from {path}: {error}.") from error
-        tokens = metadata.pop("tokens", "")
-        layers = [name.removeprefix("layer.") for name in tensors]
-        if metadata.pop("format", None) != _FORMAT or not all(text.isdigit() for text in (tokens, *layers)):
+        tokens, layers = metadata.pop("tokens", ""), [_LAYER.fullmatch(name) for name in tensors]
+        if metadata.pop("format", None) != _FORMAT or not _COUNT.fullmatch(tokens) or None in layers:
             raise StatisticsError(
                 f"{path} is a safetensors file but holds no second moments of this package; collect them anew."
             )
-        return cls(dict(zip(map(int, layers), tensors.values(), strict=True)), int(tokens), metadata)
+        for name, matrix in tensors.items():
+            if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1] or matrix.dtype not in _DTYPES:
+                raise StatisticsError(
+                    f"{path}: {name} is {matrix.dtype} {tuple(matrix.shape)}; expected a square matrix of numbers. Collect the "
+                    "second moments anew."
+                )
+        return cls({int(layer[1]): tensors[layer[0]] for layer in layers if layer is not None}, int(tokens), metadata)
 
 
 def tokenizer_fingerprint(tok: Any) -> str:

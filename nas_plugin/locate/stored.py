@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from nas_plugin.errors import StatisticsError
 from nas_plugin.locate.moments import SecondMoments, collect_moments
+from nas_plugin.locate.npz import read_npz
 from nas_plugin.locate.sequences import Locator
 from nas_plugin.locate.texts import texts_of
 from nas_plugin.model.editable import EditableModel
+from nas_plugin.reading import file_name, is_file_name
 
 logger = logging.getLogger(__name__)
 
@@ -88,28 +86,30 @@ def statistics_folder(em: EditableModel, hparams: Any, fingerprint: str) -> Path
         The folder; it need not exist.
     """
     name = Path(_model_name(em)).name or "model"
-    return Path(hparams.stats_dir) / f"{name}-{fingerprint[:12]}"
+    return Path(hparams.stats_dir) / f"{file_name(name)}-{fingerprint[:12]}"
 
 
 def _own_path(em: EditableModel, hparams: Any, fingerprint: str) -> Path:
-    dataset = "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(str(hparams.mom2_dataset)).name)
+    dataset = file_name(Path(str(hparams.mom2_dataset)).name)
     tokens = f"t{hparams.mom2_n_tokens}" if hparams.mom2_n_tokens is not None else f"d{hparams.mom2_n_samples}"
     layers = "-".join(map(str, em.layers))
-    return (
-        statistics_folder(em, hparams, fingerprint)
-        / f"{dataset}-{tokens}-{hparams.mom2_dtype}-layers{layers}.safetensors"
-    )
+    # Of a large model all layers have a hundred names, which make too long a one.
+    name = file_name(f"{dataset}-{tokens}-{hparams.mom2_dtype}-layers{layers}")
+    return statistics_folder(em, hparams, fingerprint) / f"{name}.safetensors"
 
 
 def _from_npz(em: EditableModel, hparams: Any) -> SecondMoments | None:
     """Read one `.npz` a layer if all are there; None if not."""
     name = _model_name(em)
-    folders = [Path(hparams.stats_dir) / Path(name).name, Path(hparams.stats_dir) / name.replace("/", "_")]
+    # The names are not ours to change; one that would lead out of the folder is none that ROME, MEMIT or EasyEdit wrote.
+    models = [part for part in (Path(name).name, name.replace("/", "_")) if is_file_name(part)]
+    dataset = f"{hparams.mom2_dataset}_stats"
     stem = f"{hparams.mom2_dtype}_mom2_{hparams.mom2_n_samples}"
     found: dict[int, Path] = {}
     for layer in em.layers:
-        for folder in folders:
-            file = folder / f"{hparams.mom2_dataset}_stats" / f"{em.paths.rewrite.format(layer)}_{stem}.npz"
+        array = f"{em.paths.rewrite.format(layer)}_{stem}.npz"
+        for model in models if is_file_name(dataset) and is_file_name(array) else ():
+            file = Path(hparams.stats_dir) / model / dataset / array
             if file.is_file():
                 found[layer] = file
     if len(found) < len(em.layers):
@@ -123,32 +123,3 @@ def _from_npz(em: EditableModel, hparams: Any) -> SecondMoments | None:
     return SecondMoments(
         {layer: matrix for layer, (matrix, _) in read.items()}, min(count for _, count in read.values())
     )
-
-
-def read_npz(path: str | Path) -> tuple[Tensor, int]:
-    """Read a second moment in the layout of ROME, MEMIT and EasyEdit, without unpickling anything.
-
-    The file holds the *sum* of k kᵀ (`mom2.mom2`) and the number of tokens (`mom2.count`).
-
-    Args:
-        path: The `.npz` file.
-
-    Returns:
-        The mean `(d_in, d_in)`, float32 or float64 as stored, and the count.
-
-    Raises:
-        StatisticsError: Arrays are missing or malformed, or the file is not an `.npz`.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            total, count = np.asarray(arrays["mom2.mom2"]), int(arrays["mom2.count"])
-    except KeyError as error:
-        raise StatisticsError(f"{path} has no array {error}; expected mom2.mom2 (the sum) and mom2.count.") from error
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise StatisticsError(f"cannot read {path} as .npz statistics: {error}.") from error
-    if count <= 0 or total.ndim != 2 or total.shape[0] != total.shape[1] or not np.issubdtype(total.dtype, np.floating):
-        raise StatisticsError(
-            f"{path}: mom2.mom2 is {total.dtype} {total.shape} over {count} tokens; expected a square "
-            "float matrix and a positive count."
-        )
-    return torch.from_numpy(total / count), count

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from nas_plugin.errors import StatisticsError
+from nas_plugin.reading import parse_json, short
 
 # The names that EasyEdit's and MEMIT's hyperparameter files use.
 _KNOWN = {
@@ -45,7 +45,7 @@ def texts_of(source: str | Path | Sequence[str]) -> Iterator[str]:
         text = document.get("text") if isinstance(document, dict) else document
         if not isinstance(text, str):
             raise StatisticsError(
-                f"document {number} of {str(source)[:80]} is {type(document).__name__}; expected text or an object with 'text'."
+                f"document {number} of {short(source, 80)} is {type(document).__name__}; expected text or an object with 'text'."
             )
         if text.strip():
             yield text
@@ -54,7 +54,7 @@ def texts_of(source: str | Path | Sequence[str]) -> Iterator[str]:
 def _from_file(path: Path) -> Iterator[Any]:
     try:
         content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise StatisticsError(
             f"cannot read text for second moments from {path}: {error}. Give a UTF-8 .txt, .json or .jsonl."
         ) from error
@@ -62,9 +62,9 @@ def _from_file(path: Path) -> Iterator[Any]:
         return iter(content.splitlines())
     try:
         if path.suffix == ".jsonl":
-            return iter([json.loads(line) for line in content.splitlines() if line.strip()])
-        documents = json.loads(content)
-    except json.JSONDecodeError as error:
+            return iter([parse_json(line) for line in content.splitlines() if line.strip()])
+        documents = parse_json(content)
+    except ValueError as error:
         raise StatisticsError(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(documents, list):
         raise StatisticsError(

@@ -36,6 +36,11 @@ from tests.support import METHOD_NAMES, all_equal, edited_matrices, tiny_session
 ROOT = Path(__file__).resolve().parents[2]
 # Edits of 6 at once on a tiny model: the gain folds right after the state was saved, LyapLock's queue moves, PRUNE prunes.
 STEPS, SAVED, SIZE = 16, 12, 6
+PREFIXES = [
+    f"{opening} {middle}"
+    for opening in ("Because", "Therefore", "I said that", "The city and")
+    for middle in ("people", "you", "I", "a place")
+]
 
 
 @pytest.mark.parametrize("use_nas", [False, True], ids=["plain", "nas"])
@@ -71,7 +76,11 @@ def same_gain(left: Gain, right: Gain) -> None:
 # GPT-2 stores its matrices transposed, so that the order of elements in memory matters too.
 @pytest.mark.parametrize(("method", "family"), [*((method, "gpt2") for method in METHOD_NAMES), ("ENCORE", "llama")])
 def test_a_loaded_session_goes_on_like_the_saved_one(method: str, family: str, tmp_path: Path) -> None:
-    requests = build_requests(SIZE * STEPS)
+    # Facts of their own, so that none replaces another and all keys stay.
+    requests = [
+        {**request, "prompt": f"{PREFIXES[number // 6]} {request['prompt']}"}
+        for number, request in enumerate(build_requests(SIZE * STEPS))
+    ]
     steps = [requests[start : start + SIZE] for start in range(0, len(requests), SIZE)]
     saved, loaded = long_session(method, family), long_session(method, family)
     for step in steps[:SAVED]:

@@ -5,7 +5,6 @@ Imports lm-eval only where tasks are loaded.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +16,7 @@ import yaml
 from nas_plugin.errors import CapabilityError
 from nas_plugin.evaluation.capability.contain import offline
 from nas_plugin.evaluation.capability.scores import SHOTS
+from nas_plugin.reading import parse_json, short
 
 STANDARD, PAPER = "standard", "paper"
 LIKELIHOOD = "_likelihood"
@@ -170,7 +170,7 @@ def _known_tasks() -> Any:
 
 def _check_file(path: Path, fields: Mapping[str, Any], least: int) -> None:
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
+        records = parse_json(path.read_bytes())
     except OSError as error:
         raise CapabilityError(f"{path}: cannot be read ({error.strerror}); put the task's data there.") from error
     except ValueError as error:
@@ -183,7 +183,7 @@ def _check_file(path: Path, fields: Mapping[str, Any], least: int) -> None:
         for name, kind in fields.items():
             value = record.get(name) if isinstance(record, dict) else None
             if not _fits(value, kind):
-                raise CapabilityError(f"{path}, record {number}, {name}: expected {_wanted(kind)}, got {value!r:.60}.")
+                raise CapabilityError(f"{path}, record {number}, {name}: expected {_wanted(kind)}, got {short(value)}.")
 
 
 def _fits(value: Any, kind: Any) -> bool:

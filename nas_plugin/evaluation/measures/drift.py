@@ -147,12 +147,19 @@ class DriftProbe:
                 f"base was fitted on {base['prompts']} prompts at layers {', '.join(sorted(base['layers']))}; this probe has "
                 f"{len(self._sequences)} at {', '.join(sorted(layers))}. Give the base of the same run."
             )
-        return {
+        planes = {
             layer: _Plane(
                 *(torch.tensor(base["layers"][str(layer)][key], dtype=torch.float64) for key in ("mean", "axes"))
             )
             for layer in em.layers
         }
+        for layer, plane in planes.items():
+            width = em.matrix(layer).shape[0]
+            if plane.mean.shape != (width,) or plane.axes.shape != (2, width):
+                raise MeasureError(
+                    f"base has {len(plane.mean)} dimensions at layer {layer}, this model {width}; give the base of the same run."
+                )
+        return planes
 
 
 def _read(em: EditableModel, rows: Sequence[TokenSequence], pad_id: int) -> dict[int, Tensor]:

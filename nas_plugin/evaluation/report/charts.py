@@ -21,6 +21,7 @@ WIDTH, HEIGHT = 372, 250
 _INK, _MUTED, _LINE, _SURFACE = (placeholder(role) for role in ("ink", "muted", "line", "surface"))
 _CHI2_95 = -2 * math.log(0.05)
 """95 % quantile of chi-squared with two degrees of freedom."""
+_LONGEST_TITLE = 60
 _BINS = 24
 _MARKED = 8
 
@@ -201,7 +202,9 @@ def _mark_collapse(axis: Any, run: Run, point: int, edits: int) -> None:
 
 def _blank(figure: Any, name: str) -> Any:
     axis = figure.subplots()
-    axis.set_title(name, loc="left", fontsize=12)
+    # Of a task's metric it is a name from a log: no formula, and only what a drawing can hold.
+    shown = "".join(sign if sign.isprintable() else " " for sign in name[:_LONGEST_TITLE])
+    axis.set_title(shown, loc="left", fontsize=12, parse_math=False)
     axis.tick_params(length=3, labelsize=11)
     axis.grid(True, axis="y")
     return axis

@@ -12,10 +12,13 @@ from typing import Any
 from nas_plugin.errors import ResumeError, RunFolderError
 from nas_plugin.evaluation.logs import CHECKPOINTS_FILE, EDITS_FILE, FORMAT, RUN_FILE
 from nas_plugin.evaluation.measures import protocols_of
-from nas_plugin.evaluation.records import read_jsonl, read_object
+from nas_plugin.evaluation.measures.stored import check_outputs
+from nas_plugin.evaluation.records import Fields, read_jsonl, read_object
 from nas_plugin.files import write_bytes, write_json
+from nas_plugin.reading import short
 
 BASE_FILE, CASES_FOLDER, STATE_FOLDER = "base.json", "cases", "state"
+_LONGEST_NUMBER = 18
 RUNNING, DONE, STOPPED = "running", "done", "stopped"
 # What must be the same for a run to be gone on with, and what messages call it.
 _SAME = {
@@ -76,6 +79,7 @@ class RunFolder:
         begun = read_object(path / RUN_FILE)
         check_same(path, run)
         begun.pop("failure", None)
+        Fields(begun, str(path / RUN_FILE)).get("protocols", dict)
         folder = cls(path, {**begun, "command": run["command"], "versions": run["versions"], "status": RUNNING})
         folder._cut()
         folder._write_run()
@@ -89,7 +93,12 @@ class RunFolder:
     @property
     def base(self) -> dict[str, Any] | None:
         """Outputs of the original model, None before they were stored."""
-        return read_object(self.path / BASE_FILE) if (self.path / BASE_FILE).exists() else None
+        file = self.path / BASE_FILE
+        if not file.exists():
+            return None
+        outputs = read_object(file)
+        check_outputs(outputs, str(file))
+        return outputs
 
     @base.setter
     def base(self, outputs: Mapping[str, Any]) -> None:
@@ -148,21 +157,30 @@ class RunFolder:
     def _cut(self) -> None:
         """Cut the logs to the last checkpoint whose state is there; without one, to nothing."""
         checkpoints = read_jsonl(self.path / CHECKPOINTS_FILE).records
-        while checkpoints and checkpoints[-1]["edits"] and not self.state_file(checkpoints[-1]["edits"]).exists():
-            checkpoints = checkpoints[:-1]
-        self.edits = checkpoints[-1]["edits"] if checkpoints else 0
-        kept = [line for line in read_jsonl(self.path / EDITS_FILE).records if line["edit"] <= self.edits]
+        # A number and nothing else: it becomes part of a path.
+        counts = self._column(CHECKPOINTS_FILE, checkpoints, "edits", int)
+        while counts and counts[-1] and not self.state_file(counts[-1]).exists():
+            counts.pop()
+        checkpoints, self.edits = checkpoints[: len(counts)], counts[-1] if counts else 0
+        edits = read_jsonl(self.path / EDITS_FILE).records
+        numbers = self._column(EDITS_FILE, edits, "edit", int)
+        kept = [line for line, number in zip(edits, numbers, strict=True) if number <= self.edits]
         if len(kept) != self.edits:
             raise ResumeError(
                 f"{self.path}: {len(kept)} edits are logged before the checkpoint after {self.edits}; the folder was changed. "
                 "Run it again into an empty one."
             )
-        self.edit_seconds = sum(line["seconds"] for line in kept)
+        self.edit_seconds = sum(self._column(EDITS_FILE, kept, "seconds", float))
         for name, lines in ((EDITS_FILE, kept), (CHECKPOINTS_FILE, checkpoints)):
             write_bytes(self.path / name, b"".join(map(_line, lines)))
         for file in (self.path / CASES_FOLDER).glob("after_*.jsonl"):
-            if int(file.stem.removeprefix("after_")) > self.edits:
+            after = file.stem.removeprefix("after_")
+            if after.isdecimal() and len(after) <= _LONGEST_NUMBER and int(after) > self.edits:
                 file.unlink()
+
+    def _column(self, name: str, lines: Sequence[Mapping[str, Any]], field: str, kind: type) -> list[Any]:
+        where = self.path / name
+        return [Fields(line, f"{where}, line {number}").get(field, kind) for number, line in enumerate(lines, start=1)]
 
     def state_file(self, edits: int) -> Path:
         """Return the manifest of the state after so many edits."""
@@ -226,6 +244,8 @@ def check_same(path: Path, asked: Mapping[str, Any]) -> None:
         ResumeError: Something differs; the message says what.
     """
     begun = read_object(path / RUN_FILE)
+    fields = Fields(begun, str(path / RUN_FILE))
+    fields.maybe("stream", dict)
     for key, name in _SAME.items():
         if key in asked:
             before, now = begun.get(key), asked[key]
@@ -237,9 +257,9 @@ def check_same(path: Path, asked: Mapping[str, Any]) -> None:
                     "folder."
                 )
     if begun.get("hparams_digest") != asked["hparams_digest"]:
-        before = begun.get("hparams", {})
+        before = fields.inner("hparams").values
         changes = [
-            f"{key}: {before.get(key)!r}, now {value!r}"
+            f"{key}: {short(before.get(key))}, now {short(value)}"
             for key, value in asked["hparams"].items()
             if before.get(key) != value
         ]

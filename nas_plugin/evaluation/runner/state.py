@@ -8,21 +8,21 @@ same number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import torch
 from torch import Tensor
 
 from nas_plugin.anchor import Anchor
 from nas_plugin.errors import ResumeError, RunFolderError
-from nas_plugin.evaluation.records import read_object
-from nas_plugin.files import write_json, write_tensors
+from nas_plugin.evaluation.records import Fields, read_object
+from nas_plugin.files import read_tensors, write_json, write_tensors
 from nas_plugin.history import History
 from nas_plugin.locate.contexts import ContextTemplates
 from nas_plugin.locate.moments import SecondMoments
+from nas_plugin.reading import short
 from nas_plugin.session import EditSession
 from nas_plugin.write.editor import LayerEditor
 from nas_plugin.write.gain import Gain
@@ -66,13 +66,19 @@ class Measured:
 
         Returns:
             The measurements, None if they were not saved to the end.
+
+        Raises:
+            RunFolderError: The contexts are damaged.
         """
         if not (folder / _CONTEXTS).exists():
             return None
-        contexts = read_object(folder / _CONTEXTS)
+        contexts = Fields(read_object(folder / _CONTEXTS), str(folder / _CONTEXTS))
+        groups = contexts.get("groups", list)
+        if not all(isinstance(group, list) and group and all(isinstance(t, str) for t in group) for group in groups):
+            raise RunFolderError(f"{contexts.where}, field groups: {short(groups)}; expected lists of templates.")
         anchor = folder / _ANCHOR
         return cls(
-            ContextTemplates(tuple(map(tuple, contexts["groups"])), contexts["seed"]),
+            ContextTemplates(tuple(map(tuple, groups)), contexts.maybe("seed", int)),
             SecondMoments.load(folder / _MOMENTS),
             Anchor.load(anchor) if anchor.exists() else None,
         )
@@ -91,14 +97,22 @@ class _Packed:
             tensor = tensor.T
         self.tensors[name] = tensor
 
-    def take(self, name: str, like: Tensor) -> Tensor:
+    def take(self, name: str, like: Tensor, columns: int | None = None) -> Tensor:
+        """Take a matrix of the rows and the kind of numbers of another, and so many columns; any number when None."""
         try:
             tensor = self.tensors[name].to(like.device)
         except KeyError as error:
             raise ResumeError(
                 f"the saved state has no tensor {name!r}; it is damaged. Run again from the start."
             ) from error
-        return tensor.T if name in self.columns else tensor
+        tensor = tensor.T if name in self.columns and tensor.dim() == 2 else tensor
+        fits = tensor.dim() == 2 and tensor.shape[0] == like.shape[0] and tensor.dtype == like.dtype
+        if not fits or (columns is not None and tensor.shape[1] != columns):
+            raise ResumeError(
+                f"tensor {name!r} of the saved state is {tensor.dtype} {tuple(tensor.shape)}, which does not fit this session; "
+                "it is damaged. Run again from the start."
+            )
+        return tensor
 
 
 def save_state(session: EditSession, manifest: Path) -> None:
@@ -152,20 +166,42 @@ def load_state(session: EditSession, manifest: Path) -> None:
     ):
         if content.get(key) != now:
             raise ResumeError(
-                f"{manifest}: {key} is {content.get(key)}, here it is {now}; the state is of another session."
+                f"{manifest}: {key} is {short(content.get(key))}, here it is {now}; the state is of another session."
             )
-    packed = _Packed(_read(manifest.with_suffix(".safetensors")), content["columns"])
     session.prepare()
-    weights = session.weights
+    try:
+        _unpack(session, Fields(content, str(manifest)), manifest.with_suffix(".safetensors"))
+    except ResumeError:
+        # The weights are as they were; the editors may be halfway.
+        session.revert()
+        raise
+    except RunFolderError as error:
+        session.revert()
+        raise ResumeError(f"{error.message} The saved state is damaged. Run again from the start.") from error
+
+
+def _unpack(session: EditSession, content: Fields, tensors: Path) -> None:
+    """Unpack all of a state before the first weight changes."""
+    packed = _Packed(_read(tensors), [name for name in content.get("columns", list) if isinstance(name, str)])
+    weights, steps = session.weights, content.get("steps", int)
+    try:
+        history = History.from_list(content.get("history", list), content.get("last_step", int))
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise ResumeError(
+            f"{content.where}: its edits are damaged ({short(error)}). Run again from the start."
+        ) from error
+    masters, served = {}, {}
     for layer, editor in session.editors.items():
         base = weights.base[layer]
-        weights.master[layer] = weights._served[layer] = packed.take(f"{layer}.master", base)
+        masters[layer] = served[layer] = packed.take(f"{layer}.master", base, base.shape[1])
         if f"{layer}.served" in packed.tensors:
-            weights._served[layer] = packed.take(f"{layer}.served", base)
-        _unpack_editor(editor, str(layer), packed, content["editors"][str(layer)])
+            served[layer] = packed.take(f"{layer}.served", base, base.shape[1])
+        _unpack_editor(editor, str(layer), packed, content.inner("editors").inner(str(layer)))
+    if not all(bool(torch.isfinite(matrix).all()) for matrix in (*masters.values(), *served.values())):
+        raise ResumeError(f"{tensors} holds weights that are NaN or infinite; it is damaged. Run again from the start.")
+    weights.master, weights._served = masters, served
     weights.close()
-    session.steps = content["steps"]
-    session.history = History.from_list(content["history"], content["last_step"])
+    session.steps, session.history = steps, history
 
 
 def _pack_editor(editor: LayerEditor, name: str, packed: _Packed) -> dict[str, Any]:
@@ -183,14 +219,15 @@ def _pack_editor(editor: LayerEditor, name: str, packed: _Packed) -> dict[str, A
     return values
 
 
-def _unpack_editor(editor: LayerEditor, name: str, packed: _Packed, values: Mapping[str, Any]) -> None:
-    _unpack_gain(editor.gain, name, packed, values["gain"])
+def _unpack_editor(editor: LayerEditor, name: str, packed: _Packed, values: Fields) -> None:
+    _unpack_gain(editor.gain, name, packed, values.inner("gain"))
     if isinstance(editor, LyapLock):
-        editor.queue, editor._solved_queue = values["queue"], values["solved_queue"]
-        editor._first_deviation = values["first_deviation"]
-        if values["has_last"]:
-            like = editor.gain.base
-            editor._last = packed.take(f"{name}.last_keys", like), packed.take(f"{name}.unachieved", like)
+        editor.queue, editor._solved_queue = values.get("queue", float), values.get("solved_queue", float)
+        editor._first_deviation = values.maybe("first_deviation", float)
+        if values.get("has_last", bool):
+            keys = packed.take(f"{name}.last_keys", editor.gain.base)
+            rows = editor.gain.base.new_empty(editor.w0.shape[0], 0)
+            editor._last = keys, packed.take(f"{name}.unachieved", rows, keys.shape[1])
 
 
 def _pack_gain(gain: Gain, name: str, packed: _Packed) -> dict[str, Any]:
@@ -210,19 +247,30 @@ def _pack_gain(gain: Gain, name: str, packed: _Packed) -> dict[str, Any]:
     }
 
 
-def _unpack_gain(gain: Gain, name: str, packed: _Packed, values: Mapping[str, Any]) -> None:
+def _unpack_gain(gain: Gain, name: str, packed: _Packed, values: Fields) -> None:
     # A prior that was made and one that was read differ in the order of their elements.
-    gain.base = _laid(gain.base, values["by_columns"])
+    by_columns = values.get("by_columns", bool)
+    gain.base = _laid(gain.base, by_columns)
     if gain._prior is not None:
-        gain._prior = _laid(gain._prior, values["by_columns"])
+        gain._prior = _laid(gain._prior, by_columns)
     if not gain.carries:
         return
-    gain.base.copy_(packed.take(f"{name}.gain", gain.base))
+    gain.base.copy_(packed.take(f"{name}.gain", gain.base, gain.base.shape[1]))
     gain.pending = packed.take(f"{name}.pending", gain.base)
-    gain._settled, gain._scale, gain._next_probe = values["settled"], values["scale"], values["next_probe"]
-    counts = [count for count, _ in values["steps"]]
-    parts = packed.take(f"{name}.keys", gain.base).split(counts, 1) if counts else ()
-    gain._keys = [_laid(part, by_columns) for part, (_, by_columns) in zip(parts, values["steps"], strict=True)]
+    gain._settled, gain._next_probe = values.get("settled", int), values.get("next_probe", int)
+    gain._scale = values.get("scale", float)
+    steps = values.get("steps", list)
+    if not all(isinstance(step, list) and [*map(type, step)] == [int, bool] and step[0] >= 0 for step in steps):
+        raise RunFolderError(
+            f"{values.where}, field steps: {short(steps)}; expected pairs of a number and true or false."
+        )
+    if not 0 <= gain._settled <= gain.pending.shape[1]:
+        raise RunFolderError(
+            f"{values.where}, field settled: {gain._settled}; there are {gain.pending.shape[1]} columns."
+        )
+    counts = [count for count, _ in steps]
+    parts = packed.take(f"{name}.keys", gain.base, sum(counts)).split(counts, 1) if counts else ()
+    gain._keys = [_laid(part, by_columns) for part, (_, by_columns) in zip(parts, steps, strict=True)]
     gain._absorbed = sum(counts)
 
 
@@ -236,8 +284,6 @@ def _by_columns(tensor: Tensor) -> bool:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        with safe_open(str(path), framework="pt") as file:
-            # Copied: a file's bytes lie at other alignments than allocated ones, which shows in the last bits of products.
-            return {name: file.get_tensor(name).clone() for name in file.keys()}
-    except (OSError, SafetensorError) as error:
+        return read_tensors(path)[1]
+    except (OSError, ValueError) as error:
         raise ResumeError(f"cannot read the saved state {path}: {error}. Run again from the start.") from error

@@ -249,7 +249,9 @@ class Record:
     def _value(self, name: str) -> Any:
         value = self.fields.get(name)
         if value is None:
-            raise self.error(name, f"is missing; the record has {', '.join(map(str, self.fields)) or 'no fields'}")
+            raise self.error(
+                name, f"is missing; the record has {', '.join(map(str, self.fields))[:400] or 'no fields'}"
+            )
         return value
 
     def _part(self, value: Any, name: str) -> Record:
