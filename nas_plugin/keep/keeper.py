@@ -238,6 +238,10 @@ def _restore(session: EditSession, tensors: Mapping[str, Tensor], manifest: Mapp
     history = History.from_list(manifest["history"], manifest["last_step"])
     if history.order() != manifest["order"]:
         raise SnapshotError("the snapshot's edits are not in the order its digest says; an earlier one is used.")
+    steps, batch_size, drawn = manifest["steps"], manifest["batch_size"], manifest["random"]
+    missing = [layer for layer in session.em.layers if f"{layer}.master" not in tensors]
+    if missing:
+        raise SnapshotError(f"the snapshot has no matrix of layer {missing[0]}; an earlier one is used.")
     keys = gain_keys(history, keeper)
     editors = {}
     for layer, editor in session.editors.items():
@@ -249,13 +253,13 @@ def _restore(session: EditSession, tensors: Mapping[str, Tensor], manifest: Mapp
         of_layer = keys[layer].to(like.device, torch.float64) if layer in keys else like[:, :0]
         fresh.load_state(named, manifest["editors"][str(layer)], of_layer)
         editors[layer] = fresh
-    snapshots.restore_random_state(tensors, manifest["random"])
+    snapshots.restore_random_state(tensors, drawn)
     if "random.device" in tensors:
         device = session.em.input_device
         torch.get_device_module(device).set_rng_state(tensors["random.device"], device)
     session.weights.load_saved(tensors)
-    session.editors, session.history, session.steps = editors, history, manifest["steps"]
-    session.batch_size = manifest["batch_size"]
+    session.editors, session.history = editors, history
+    session.steps, session.batch_size = steps, batch_size
 
 
 def gain_keys(history: History, keeper: Keeper) -> dict[int, Tensor]:

@@ -1,0 +1,62 @@
+"""R8: a snapshot holds all that a stream depends on, and one that lacks a piece is not used."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nas_plugin.errors import ResumeError
+from nas_plugin.keep.snapshots import names
+from tests.promises.keeping import kept, same_state, stream
+from tests.support import METHOD_NAMES
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_a_snapshot_is_enough(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = kept(tmp_path, method)
+    session.edit(stream(7))
+    drawn = random.random(), np.random.rand(), torch.rand(1)
+    resumed = kept(tmp_path, method)
+    monkeypatch.setattr("nas_plugin.keep.resume._carry_out_next", lambda *_: pytest.fail("nothing is to be done again"))
+    resumed.resume()
+    assert same_state(session, resumed)
+    assert drawn == (random.random(), np.random.rand(), torch.rand(1))
+    for request in stream(12)[7:]:
+        session.edit(request)
+        resumed.keeper = None
+        resumed.edit(request)
+        assert session.weights_digest() == resumed.weights_digest()
+
+
+def test_a_snapshot_that_lacks_a_piece_is_not_used(tmp_path: Path) -> None:
+    session = kept(tmp_path, "LyapLock")
+    session.edit(stream(7))
+    path = tmp_path / "snapshots" / names(tmp_path / "snapshots")[0] / "manifest.json"
+    content = json.loads(path.read_text())
+    for key in ("history", "editors", "random", "batch_size", "factors", "lines", "last_step"):
+        path.write_text(json.dumps({name: value for name, value in content.items() if name != key}))
+        resumed = kept(tmp_path, "LyapLock")
+        assert resumed.resume() == 7 and same_state(session, resumed), key
+
+
+@pytest.mark.parametrize(
+    ("change", "named"), [({"v_lr": 0.2}, "hyperparameters"), ({"use_nas": False}, "use nas|hyperparameters")]
+)
+def test_another_session_is_refused(change: dict, named: str, tmp_path: Path) -> None:
+    kept(tmp_path).edit(stream(2))
+    with pytest.raises(ResumeError, match=named):
+        kept(tmp_path, **change).resume()
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    kept(tmp_path).edit(stream(2))
+    other = kept(tmp_path)
+    other.prepare()
+    other.fingerprint = "0" * 64
+    with pytest.raises(ResumeError, match="another model"):
+        other.resume()
