@@ -9,7 +9,7 @@ from tests.promises.watching import digests
 from tests.support import METHOD_NAMES, tiny_session
 
 
-@pytest.mark.parametrize(("family", "method"), zip(ARCHITECTURES, METHOD_NAMES, strict=True))
+@pytest.mark.parametrize(("family", "method"), list(zip(ARCHITECTURES, METHOD_NAMES, strict=True)))
 def test_every_other_tensor_keeps_its_digest_over_fifty_edits(family: str, method: str) -> None:
     session = tiny_session(family, method)
     before = digests(session.model)
