@@ -23,7 +23,7 @@ def drawn(dtype: torch.dtype, n: int = 200, d: int = 64) -> SolvedTargets:
     scale = torch.logspace(-4, 4, n)[:, None]
     h0, v0, delta = torch.randn(n, d, generator=g), torch.zeros(n, d), torch.randn(n, d, generator=g) * scale
     none = torch.zeros(n)
-    return SolvedTargets(delta.to(dtype), h0.to(dtype), v0.to(dtype), none, none.long(), torch.zeros(n, 2))
+    return SolvedTargets(delta.to(dtype), h0.to(dtype), v0.to(dtype), none, none.long(), torch.zeros(n, 2), none == 0)
 
 
 @pytest.mark.parametrize("tau", [0.37, 2.5, 150.0])

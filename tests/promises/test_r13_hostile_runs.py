@@ -207,7 +207,7 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         session.edit([one])
     save_state(session, manifest)
     content = json.loads(manifest.read_text()), manifest.with_suffix(".safetensors").read_bytes()
-    session.reset()
+    session.revert()
     return (session, *content)
 
 
@@ -229,7 +229,7 @@ def test_a_state(tmp_path: Path, saved: Any, data: st.DataObject) -> None:
 
     if survives(load):
         assert all(bool(torch.isfinite(matrix).all()) for matrix in edited_matrices(session))
-        session.reset()
+        session.revert()
     # Whether it was refused or taken back.
     assert all_equal(before, edited_matrices(session)) and session.steps == 0
 
@@ -241,7 +241,7 @@ def test_a_good_state_is_loaded(tmp_path: Path, saved: Any) -> None:
     load_state(session, tmp_path / "a.json")
     assert session.steps == 2
     session.edit(build_requests(1))
-    session.reset()
+    session.revert()
 
 
 @pytest.mark.parametrize("raw", sorted(RAW))
