@@ -23,7 +23,9 @@ from tests.twins.naive import naive_target
 def solved(n: int = 6, d: int = 16, seed: int = 0) -> SolvedTargets:
     g = torch.Generator().manual_seed(seed)
     draws = [torch.randn(n, d, generator=g) * scale for scale in (3.0, 5.0, 2.0)]
-    return SolvedTargets(*draws, torch.zeros(n), torch.zeros(n, dtype=torch.long), torch.zeros(n, 2))
+    return SolvedTargets(
+        *draws, torch.zeros(n), torch.zeros(n, dtype=torch.long), torch.zeros(n, 2), torch.ones(n, dtype=torch.bool)
+    )
 
 
 def test_every_value_gets_the_anchors_norm_and_keeps_its_direction() -> None:

@@ -32,7 +32,13 @@ def test_norm_and_direction(dtype: torch.dtype, limit: float, tau: float) -> Non
     """Values are float32 whatever the model's dtype (see below); a bfloat16 model rounds what comes out."""
     solved = drawn(torch.float32)
     bare = SolvedTargets(
-        solved.delta, torch.zeros_like(solved.h0), solved.v0, solved.loss, solved.updates, solved.first_keys
+        solved.delta,
+        torch.zeros_like(solved.h0),
+        solved.v0,
+        solved.loss,
+        solved.updates,
+        solved.first_keys,
+        solved.finite,
     )
     written = anchored(bare, Anchor(tau), None).z.to(dtype).double()
     assert float((written.norm(dim=1) / tau - 1).abs().max()) <= limit
