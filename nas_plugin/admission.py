@@ -15,7 +15,7 @@ from nas_plugin.request import EditRequest
 logger = logging.getLogger(__name__)
 
 STOP, CONTINUE = "stop", "continue"
-REPLACE, SKIP, ERROR = "replace", "skip", "error"
+SKIP, ERROR = "skip", "error"
 
 Requests = Iterable[EditRequest | Mapping[str, Any]] | EditRequest | Mapping[str, Any]
 

@@ -128,10 +128,6 @@ class UndoError(KeepError):
     """An edit cannot be undone: unknown, undone before, or nothing was kept to undo it with."""
 
 
-class ExportError(KeepError):
-    """Exported edits are damaged or of another base model."""
-
-
 class MeasureError(NasPluginError, ValueError):
     """A measurement was asked for that cannot be made: an unknown metric, outputs of other cases, too little to measure."""
 

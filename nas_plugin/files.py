@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -60,16 +61,21 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_bytes(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Write tensors as safetensors, atomically.
 
     Args:
         path: Final path.
         tensors: Named tensors.
         metadata: Strings kept in the header.
+
+    Returns:
+        SHA-256 of the file, as hex.
     """
     contiguous = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(contiguous, dict(metadata)))
+    data = save(contiguous, dict(metadata))
+    write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def read_tensors(path: Path, *names: str) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -126,6 +126,19 @@ class History:
             read.append(Entry(**{**entry, **values}))
         return cls.of(read, steps)
 
+    def without(self, ids: Collection[str]) -> History:
+        """Return the history in which some edits are undone; this one stays as it is.
+
+        Args:
+            ids: The edits.
+
+        Returns:
+            The other history.
+        """
+        other = History.from_list(self.to_list(), self.steps)
+        other.take_back(ids, UNDONE)
+        return other
+
     def clear(self) -> None:
         """Record that no edit stands any more; their ids stay taken."""
         self.take_back([entry.id for entry in self.entries], TAKEN_BACK)
@@ -186,19 +199,14 @@ class History:
                 entry.status = WRITTEN
         self._standing = {entry.fact: entry for entry in self.entries if entry.stands and entry.fact is not None}
 
-    def revive(self, id: str) -> None:
-        """Record that a replaced edit stands again."""
-        entry = self._by_id[id]
-        entry.status = WRITTEN
-        if entry.fact is not None:
-            self._standing[entry.fact] = entry
-
     def counting(self) -> list[Entry]:
         """Return the edits whose keys make up the history, in the order of the gain's columns."""
         return [entry for entry in self.entries if entry.counts]
 
     def columns_of(self, ids: Collection[str]) -> list[int]:
         """Return where the keys of edits stand among the gain's columns."""
+        if not ids:
+            return []
         return [column for column, entry in enumerate(self.counting()) if entry.id in ids]
 
     def order(self) -> str:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import reprlib
+from collections.abc import Mapping
 from typing import Any
 
 DEEPEST = 64
@@ -122,3 +123,24 @@ def file_name(text: str) -> str:
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     kept = name.encode()[: _LONGEST_NAME - len(digest) - 1].decode("utf-8", "ignore")
     return f"{kept.strip('.') or 'unnamed'}-{digest}"
+
+
+def number(values: Mapping[str, Any], name: str, kind: type[int] | type[float]) -> Any:
+    """Take a number from an object that was read.
+
+    Args:
+        values: The object.
+        name: Field.
+        kind: `int`, from 0 up to 64 bits, or `float`, finite (whole numbers are numbers too).
+
+    Returns:
+        The number.
+
+    Raises:
+        ValueError: It is none.
+    """
+    value = values[name]
+    fits = type(value) is int or (kind is float and type(value) is float)
+    if not fits or not -LARGEST <= value <= LARGEST or (kind is int and value < 0):
+        raise ValueError(f"{name} is {short(value)}; expected a {'whole ' if kind is int else ''}number")
+    return kind(value)

@@ -30,7 +30,7 @@ from nas_plugin.model.fingerprint import weights_fingerprint
 from nas_plugin.report import StepReport
 from nas_plugin.request import EditRequest, as_requests
 from nas_plugin.solve.descent import SolverSettings
-from nas_plugin.solve.target import REQUESTS_PER_BATCH, SolvedTargets, TargetSolver
+from nas_plugin.solve.target import SolvedTargets, TargetSolver
 from nas_plugin.stepping import carry_out
 from nas_plugin.weights import FOREIGN, RESET, ROLLED_BACK, EditedWeights
 from nas_plugin.write import METHODS, LayerEditor
@@ -84,7 +84,6 @@ class EditSession:
         self.steps = 0
         self.history = History()
         self.on_reject: str = hparams.on_reject or STOP
-        self.batch_size = REQUESTS_PER_BATCH
         self.editors: dict[int, LayerEditor] = {}
         folder = keep if keep is not None else hparams.keep_dir
         self.keeper = None if folder is None else Keeper(Path(folder), hparams.snapshot_every)
@@ -102,7 +101,6 @@ class EditSession:
         self._targets: TargetSolver | None = None
         self._snapshots: Mapping[int, dict[str, Any]] | None = None
         self._last_ids: tuple[str, ...] = ()
-        self._last_replaced: tuple[str, ...] = ()
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -227,8 +225,6 @@ class EditSession:
         self.weights.roll_back()
         self.steps -= 1
         self.history.take_back(self._last_ids, TAKEN_BACK)
-        for name in self._last_replaced:
-            self.history.revive(name)
 
     def revert(self) -> None:
         """Go back to before the first edit: weights, bit for bit, and state."""
@@ -285,7 +281,6 @@ class EditSession:
             rule = METHODS[self.hparams.method].stopping_rule(self.hparams)
             settings = SolverSettings.from_hparams(self.hparams)
             self._targets = TargetSolver(self.em, self.locator, self.foundation.contexts, settings, rule)
-            self._targets.batch_size = self.batch_size
         return self._targets
 
     def _check_tokens(self, request: EditRequest) -> None:
@@ -323,17 +318,16 @@ class EditSession:
 
     def forget_rollback(self) -> None:
         """Make the present the earliest point to go back to."""
-        self._snapshots, self._last_ids, self._last_replaced = None, (), ()
+        self._snapshots, self._last_ids = None, ()
 
-    def done(self, snapshots: Mapping[int, dict[str, Any]], ids: Sequence[str], replaced: Sequence[str]) -> None:
+    def done(self, snapshots: Mapping[int, dict[str, Any]], ids: Sequence[str]) -> None:
         """Count a step that was written.
 
         Args:
             snapshots: State of the editors before it.
             ids: Its edits.
-            replaced: Those that do not stand any more because of it.
         """
-        self._snapshots, self._last_ids, self._last_replaced = snapshots, tuple(ids), tuple(replaced)
+        self._snapshots, self._last_ids = snapshots, tuple(ids)
         self.steps += 1
 
     def restore(self, snapshots: Mapping[int, dict[str, Any]]) -> None:

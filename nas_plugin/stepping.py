@@ -73,6 +73,7 @@ class _Step:
         self.rebuilt = [layer for layer, editor in session.editors.items() if editor.fold()]
         self.snapshots = {layer: editor.snapshot() for layer, editor in session.editors.items()}
         self.norm_before = session.weights.total_ratio()
+        self.largest_before = max(session.weights.norm_ratios().values())
         self.opened = False
         self.alarm = False
         self.solved: set[int] = set()
@@ -91,7 +92,6 @@ class _Step:
         requests = [item.request for item in todo if item.request is not None]
         solver = session.solver()
         solved = solver.solve(requests, keep_rows=len(session.em.layers) > 1)
-        session.batch_size = solver.batch_size
         kept = self._kept(todo, requests, solved)
         if not kept:
             self.take_back()
@@ -103,7 +103,14 @@ class _Step:
         for editor in session.editors.values():
             editor.forget(replaced)
         masters, self.factors = spread(
-            session.em, session.foundation.contexts, session.editors, session.weights.master, solved, targets, kept
+            session.em,
+            session.foundation.contexts,
+            session.editors,
+            session.weights.master,
+            solved,
+            targets,
+            kept,
+            log=session.keeper is not None,
         )
         self.served = {layer: session.editors[layer].view(matrix) for layer, matrix in masters.items()}
         session.weights.check_finite(self.served)
@@ -128,7 +135,7 @@ class _Step:
         if hparams.norm_alarm is None:
             return
         ratio = weights.ratio_of(self.served)
-        self.alarm = ratio > hparams.norm_alarm >= max(weights.norm_ratios().values())
+        self.alarm = ratio > hparams.norm_alarm >= self.largest_before
         if ratio > hparams.norm_alarm and hparams.on_norm_alarm == STOP:
             raise NormAlarmError(
                 f"this step would make an edited matrix {ratio:.2f} times as large as the unedited one, more than norm_alarm "
@@ -184,7 +191,6 @@ class _Step:
             session.done(
                 self.snapshots,
                 [entry.id for entry in entries],
-                [name for entry in entries for name in entry.replaces],
             )
         if session.keeper is not None:
             if self.factors:
@@ -219,7 +225,7 @@ class _Step:
                 "norm_after": self.norm_before if after is None else after,
                 "alarm": self.alarm,
                 "rebuilt": self.rebuilt,
-                "batch_size": session.batch_size,
+                "batch_size": session.solver().batch_size,
                 "weights": digest,
                 "seconds": seconds / len(told),
                 "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),

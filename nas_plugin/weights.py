@@ -35,6 +35,7 @@ class EditedWeights:
         self.base = self.current()
         self.master = dict(self.base)
         self._base_norms = {layer: float(matrix.norm()) for layer, matrix in self.base.items()}
+        self._norms: dict[int, tuple[Tensor, float]] = {}
         self._served = dict(self.base)
         self._before: tuple[dict[int, Tensor], dict[int, Tensor]] | None = None
         self._mark()
@@ -93,7 +94,7 @@ class EditedWeights:
 
     def ratio_of(self, served: Mapping[int, Tensor]) -> float:
         """Return the largest |W| / |W0| among given matrices."""
-        return max(float(matrix.norm()) / self._base_norms[layer] for layer, matrix in served.items())
+        return max(self._norm(layer, matrix) / self._base_norms[layer] for layer, matrix in served.items())
 
     def commit(self, master: Mapping[int, Tensor], served: Mapping[int, Tensor]) -> None:
         """Write a finished step.
@@ -190,7 +191,7 @@ class EditedWeights:
 
     def norm_ratios(self) -> dict[int, float]:
         """Return |W| / |W0| (Frobenius) of what the model is served, by layer."""
-        return {layer: float(self._served[layer].norm()) / self._base_norms[layer] for layer in self.em.layers}
+        return {layer: self._norm(layer, self._served[layer]) / self._base_norms[layer] for layer in self.em.layers}
 
     def total_ratio(self) -> float:
         """Return sqrt(sum |W|^2 / sum |W0|^2) over the edited layers."""
@@ -198,9 +199,16 @@ class EditedWeights:
 
     def total_of(self, served: Mapping[int, Tensor]) -> float:
         """Return sqrt(sum |W|^2 / sum |W0|^2) of given matrices."""
-        now = sum(float(matrix.norm()) ** 2 for matrix in served.values())
+        now = sum(self._norm(layer, matrix) ** 2 for layer, matrix in served.items())
         base = sum(norm**2 for norm in self._base_norms.values())
         return float((now / base) ** 0.5)
+
+    def _norm(self, layer: int, matrix: Tensor) -> float:
+        """Return |W|; matrices here are replaced, never changed, so that of the last one need not be taken again."""
+        known = self._norms.get(layer)
+        if known is None or known[0] is not matrix:
+            known = self._norms[layer] = matrix, float(matrix.norm())
+        return known[1]
 
     def _marks(self) -> dict[int, tuple[int, int]]:
         return {layer: (id(self.em.weight(layer)), self.em.weight(layer)._version) for layer in self.em.layers}

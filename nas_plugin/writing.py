@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,11 +31,6 @@ class Factors:
     keys: Tensor
     values: Tensor
 
-    def without(self, columns: Collection[int]) -> Factors:
-        """Leave out columns."""
-        stay = [column for column in range(self.keys.shape[1]) if column not in columns]
-        return Factors(self.keys[:, stay], self.values[:, stay])
-
 
 def spread(
     em: EditableModel,
@@ -45,6 +40,8 @@ def spread(
     solved: SolvedTargets,
     targets: AnchoredTargets,
     kept: Sequence[int],
+    *,
+    log: bool,
 ) -> tuple[dict[int, Tensor], dict[int, Factors]]:
     """Spread the residual over the layers, writing each before the next is measured (MEMIT, Algorithm 1).
 
@@ -58,9 +55,10 @@ def spread(
         solved: Values of the requests that are written.
         targets: What is written for them.
         kept: Their numbers among all that were solved.
+        log: Return what was written, too; it costs one product a layer.
 
     Returns:
-        Layer -> W after the step, and layer -> what was written.
+        Layer -> W after the step, and layer -> what was written, nothing without `log`.
 
     Raises:
         NonFiniteError: An update is not finite.
@@ -79,7 +77,8 @@ def spread(
             residual = (targets.z.to(hidden.device).T - hidden) / (len(em.layers) - number)
             before = masters[layer]
             proposals[layer] = editors[layer].propose(before, k, residual)
-            written[layer] = Factors(k.to(before.device), before @ k.to(before.device) + residual.to(before.device))
+            if log:
+                written[layer] = Factors(k.to(before.device), before @ k.to(before.device) + residual.to(before.device))
             applied[layer] = proposals[layer].applied()
             if not bool(torch.isfinite(applied[layer]).all()):
                 raise NonFiniteError(f"the update of layer {layer} is not finite; nothing was written.")

@@ -302,3 +302,11 @@ def test_square_conv1d_is_turned_by_type() -> None:
     reached = session.solve(request).h0
     target = wanted.h0 + wanted.delta
     assert float((reached - target).norm() / wanted.delta.norm()) < 0.2
+
+
+def test_a_caller_without_gradients_may_edit() -> None:
+    plain, inside = tiny_session("gpt2", "MEMIT"), tiny_session("gpt2", "MEMIT")
+    plain.edit(build_requests(1))
+    with torch.no_grad():
+        inside.edit(build_requests(1))
+    assert all_equal(edited_matrices(plain), edited_matrices(inside))

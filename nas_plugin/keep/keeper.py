@@ -7,7 +7,7 @@ the factor log: keys and values of each step, of which `undo` and the histories 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from nas_plugin.history import History
 from nas_plugin.keep import snapshots
 from nas_plugin.keep.digests import weights_digest
 from nas_plugin.keep.ledger import BEGIN, FORMAT, Ledger
+from nas_plugin.keep.state import packed, unpack
 from nas_plugin.writing import Factors
 
 if TYPE_CHECKING:
@@ -115,16 +116,18 @@ class Keeper:
             self._parts[name] = {"sha256": digest, "steps": steps}
             self._recent = {}
         self._since = 0
-        tensors, numbers = _state_of(session)
+        tensors, values = packed(session)
+        drawn, generators = snapshots.random_state(session.em.input_device)
         manifest = {
-            **numbers,
+            **values,
+            "random": generators,
             "lines": self.ledger.cursor + ahead,
             "chain": self.ledger.lines[self.ledger.cursor - 1]["chain"],
             "ahead": ahead,
             "factors": self._parts,
         }
         snapshots.write_snapshot(
-            self.folder / "snapshots", f"lines-{self.ledger.cursor + ahead:09d}", tensors, manifest
+            self.folder / "snapshots", f"lines-{self.ledger.cursor + ahead:09d}", tensors | drawn, manifest
         )
 
     def load(self, session: EditSession) -> int:
@@ -148,7 +151,9 @@ class Keeper:
                     logger.warning("%s is of another ledger; it is not used", path)
                     continue
                 self._parts = dict(manifest["factors"])
-                _restore(session, tensors, manifest, self)
+                # Before the session changes: a snapshot without them is not used.
+                snapshots.restore_random_state(tensors, manifest["random"], session.em.input_device)
+                unpack(session, tensors, manifest, self._keys)
             except SnapshotError as error:
                 logger.warning("%s", error)
             except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
@@ -187,9 +192,15 @@ class Keeper:
             raise SnapshotError(f"{self.folder}: the factors of step {min(missing)} are gone; restore the folder.")
         return {step: found[step] for step in sorted(wanted)}
 
-    def forget_recent(self, step: int) -> None:
-        """Drop the factors of a step that was never part of the ledger."""
-        self._recent.pop(step, None)
+    def _keys(self, history: History) -> dict[int, Tensor]:
+        """Collect the keys of all edits that count, in order: layer -> `(d_in, t)`."""
+        counting = history.counting()
+        columns: dict[int, list[Tensor]] = {}
+        for step, layers in self.of_steps(sorted({entry.step for entry in counting})).items():
+            stay = [entry.column for entry in counting if entry.step == step]
+            for layer, factors in layers.items():
+                columns.setdefault(layer, []).append(factors.keys[:, stay])
+        return {layer: torch.cat(parts, 1) for layer, parts in columns.items()}
 
 
 def _first_line(session: EditSession) -> dict[str, Any]:
@@ -207,76 +218,3 @@ def _first_line(session: EditSession) -> dict[str, Any]:
         "moments": weights_digest({str(layer): matrix for layer, matrix in foundation.moments.matrices.items()}),
         "anchor": session.anchor_value,
     }
-
-
-def _state_of(session: EditSession) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors = session.weights.saved()
-    editors = {}
-    for layer, editor in session.editors.items():
-        changed, editors[str(layer)] = editor.state()
-        tensors |= {f"{layer}.{name}": tensor for name, tensor in changed.items()}
-        if editor.w0 is not session.weights.base[layer]:
-            tensors[f"{layer}.w0"] = editor.w0
-    drawn, numbers = snapshots.random_state()
-    device = session.em.input_device
-    if device.type != "cpu":
-        drawn["random.device"] = torch.get_device_module(device).get_rng_state(device)
-    values = {
-        "steps": session.steps,
-        "editors": editors,
-        "random": numbers,
-        "order": session.history.order(),
-        "history": session.history.to_list(),
-        "last_step": session.history.steps,
-        "batch_size": session.batch_size,
-    }
-    return tensors | drawn, values
-
-
-def _restore(session: EditSession, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any], keeper: Keeper) -> None:
-    """Put a session where a snapshot was; everything is read before anything is changed."""
-    history = History.from_list(manifest["history"], manifest["last_step"])
-    if history.order() != manifest["order"]:
-        raise SnapshotError("the snapshot's edits are not in the order its digest says; an earlier one is used.")
-    steps, batch_size, drawn = manifest["steps"], manifest["batch_size"], manifest["random"]
-    missing = [layer for layer in session.em.layers if f"{layer}.master" not in tensors]
-    if missing:
-        raise SnapshotError(f"the snapshot has no matrix of layer {missing[0]}; an earlier one is used.")
-    keys = gain_keys(history, keeper)
-    editors = {}
-    for layer, editor in session.editors.items():
-        named = {
-            name.removeprefix(f"{layer}."): tensor for name, tensor in tensors.items() if name.startswith(f"{layer}.")
-        }
-        fresh = editor.afresh(named["w0"].to(editor.w0.device) if "w0" in named else session.weights.base[layer])
-        like = fresh.gain.base
-        of_layer = keys[layer].to(like.device, torch.float64) if layer in keys else like[:, :0]
-        fresh.load_state(named, manifest["editors"][str(layer)], of_layer)
-        editors[layer] = fresh
-    snapshots.restore_random_state(tensors, drawn)
-    if "random.device" in tensors:
-        device = session.em.input_device
-        torch.get_device_module(device).set_rng_state(tensors["random.device"], device)
-    session.weights.load_saved(tensors)
-    session.editors, session.history = editors, history
-    session.steps, session.batch_size = steps, batch_size
-
-
-def gain_keys(history: History, keeper: Keeper) -> dict[int, Tensor]:
-    """Collect the keys of all edits that count, in order: layer -> `(d_in, t)`.
-
-    Args:
-        history: The edits.
-        keeper: Has their factors.
-
-    Returns:
-        Nothing if there are none.
-    """
-    counting = history.counting()
-    steps = keeper.of_steps(sorted({entry.step for entry in counting}))
-    columns: dict[int, list[Tensor]] = {}
-    for step, layers in steps.items():
-        stay = [entry.column for entry in counting if entry.step == step]
-        for layer, factors in layers.items():
-            columns.setdefault(layer, []).append(factors.keys[:, stay])
-    return {layer: torch.cat(parts, 1) for layer, parts in columns.items()}

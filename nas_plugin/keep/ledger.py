@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_plugin.errors import LedgerError, ResumeError
+from nas_plugin.files import sync_folder
 from nas_plugin.reading import parse_json
 
 FORMAT = "nas-plugin-ledger-1"
@@ -90,6 +91,8 @@ class Ledger:
             except BaseException:
                 file.truncate(start)
                 raise
+        if start == 0:
+            sync_folder(self.path.parent)
         self.lines += [dict(line) for line in lines]
 
     def _compare(self, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,11 +13,10 @@ from nas_plugin.keep.ledger import BEGIN, EDIT, FOREIGN, REVERT, ROLLBACK, UNDO
 from nas_plugin.progress import progress_bar
 from nas_plugin.report import WRITTEN
 from nas_plugin.request import EditRequest
+from nas_plugin.stepping import carry_out
 
 if TYPE_CHECKING:
     from nas_plugin.session import EditSession
-
-logger = logging.getLogger(__name__)
 
 
 def resume(session: EditSession, stream: Sequence[EditRequest] | None) -> int:
@@ -68,14 +66,11 @@ def resume(session: EditSession, stream: Sequence[EditRequest] | None) -> int:
 
 
 def _carry_out_next(session: EditSession, lines: Sequence[Mapping[str, Any]], cursor: int) -> None:
-    from nas_plugin.stepping import carry_out
-
     line = lines[cursor]
     event = line["event"]
     if event == EDIT:
         step = list(lines[cursor : cursor + line["of"]])
-        if session.solver().batch_size != line["batch_size"]:
-            session.batch_size = session.solver().batch_size = line["batch_size"]
+        session.solver().batch_size = line["batch_size"]
         carry_out(session, [_item(one) for one in step], time.perf_counter())
     elif event == ROLLBACK:
         session.rollback()

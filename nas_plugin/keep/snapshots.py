@@ -7,7 +7,6 @@ is written last. Two are kept. Only safetensors and JSON; nothing is pickled.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import random
 import shutil
@@ -17,15 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
 from nas_plugin.errors import SnapshotError
-from nas_plugin.files import sync_folder, write_json, write_tensors
+from nas_plugin.files import read_tensors, sync_folder, write_json, write_tensors
 from nas_plugin.reading import parse_json
-
-logger = logging.getLogger(__name__)
 
 FORMAT = "nas-plugin-snapshot-1"
 _KEPT = 2
@@ -45,8 +40,7 @@ def write_snapshot(folder: Path, name: str, tensors: Mapping[str, Tensor], manif
     for left in folder.glob(".*"):
         shutil.rmtree(left, ignore_errors=True)
     temporary = folder / f".{name}"
-    write_tensors(temporary / _STATE, tensors, {"format": FORMAT})
-    digest = hashlib.sha256((temporary / _STATE).read_bytes()).hexdigest()
+    digest = write_tensors(temporary / _STATE, tensors, {"format": FORMAT})
     write_json(temporary / _MANIFEST, {**manifest, "format": FORMAT, "sha256": {_STATE: digest}})
     sync_folder(temporary)
     target = folder / name
@@ -76,27 +70,15 @@ def read_snapshot(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         SnapshotError: It is damaged or incomplete.
     """
     try:
-        manifest = parse_json((path / _MANIFEST).read_bytes())
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise SnapshotError(
-                f"{path} is no snapshot of the format {FORMAT}; an earlier one is used if there is one."
-            )
-        data = (path / _STATE).read_bytes()
-        if hashlib.sha256(data).hexdigest() != dict(manifest.get("sha256", {})).get(_STATE):
-            raise SnapshotError(
-                f"{path / _STATE} is damaged: its digest is not the manifest's; an earlier one is used."
-            )
-        # Copied: bytes of a file lie at other alignments than allocated ones, which shows in the last bits of products.
-        tensors = {name: tensor.clone() for name, tensor in load(data).items()}
-    except SnapshotError:
-        raise
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        manifest = _read_manifest(path / _MANIFEST)
+        tensors = _read_checked(path / _STATE, manifest["sha256"][_STATE])
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise SnapshotError(f"cannot read the snapshot {path}: {str(error)[:200]}; an earlier one is used.") from error
     return tensors, manifest
 
 
-def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the states of the random number generators of Python, NumPy and torch, as tensors and numbers."""
+def random_state(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the states of the random number generators of Python, NumPy, torch and a device, as tensors and numbers."""
     version, internal, gauss = random.getstate()
     legacy = np.random.get_state(legacy=False)
     keys = torch.tensor(legacy["state"]["key"].astype(np.int64))
@@ -105,6 +87,8 @@ def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
         "random.python": torch.tensor(internal, dtype=torch.int64),
         "random.numpy": keys,
     }
+    if device.type != "cpu":
+        tensors["random.device"] = torch.get_device_module(device).get_rng_state(device)
     numbers = {
         "python": [version, gauss],
         "numpy": [int(legacy["state"]["pos"]), int(legacy["has_gauss"]), float(legacy["gauss"])],
@@ -112,12 +96,13 @@ def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, numbers
 
 
-def restore_random_state(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+def restore_random_state(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], device: torch.device) -> None:
     """Put the random number generators where they were.
 
     Args:
         tensors: First part of `random_state`.
         numbers: Second part.
+        device: The device.
     """
     version, gauss = numbers["python"]
     random.setstate((version, tuple(tensors["random.python"].tolist()), gauss))
@@ -125,6 +110,8 @@ def restore_random_state(tensors: Mapping[str, Tensor], numbers: Mapping[str, An
     key = tensors["random.numpy"].numpy().astype(np.uint32)
     np.random.set_state(("MT19937", key, position, has_gauss, cached))
     torch.set_rng_state(tensors["random.torch"])
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(tensors["random.device"], device)
 
 
 def write_factors(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -137,8 +124,7 @@ def write_factors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     Returns:
         SHA-256 of the file.
     """
-    write_tensors(path, tensors, {"format": FORMAT})
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return write_tensors(path, tensors, {"format": FORMAT})
 
 
 def read_factors(path: Path, digest: str) -> dict[str, Tensor]:
@@ -155,11 +141,19 @@ def read_factors(path: Path, digest: str) -> dict[str, Tensor]:
         SnapshotError: It is damaged or gone.
     """
     try:
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise SnapshotError(
-                f"{path} is damaged: its digest is not the one noted. Restore it, or begin a new folder."
-            )
-        return {name: tensor.clone() for name, tensor in load(data).items()}
-    except (OSError, SafetensorError) as error:
+        return _read_checked(path, digest)
+    except (OSError, ValueError) as error:
         raise SnapshotError(f"cannot read the factors {path}: {error}. Restore it, or begin a new folder.") from error
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    manifest = parse_json(path.read_bytes())
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ValueError(f"its manifest is none of the format {FORMAT}")
+    return manifest
+
+
+def _read_checked(path: Path, digest: str) -> dict[str, Tensor]:
+    if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        raise ValueError(f"{path.name} has not the digest that was noted")
+    return read_tensors(path)[1]

@@ -38,21 +38,12 @@ def undo(session: EditSession, ids: Sequence[str]) -> None:
             "this session keeps nothing to undo with; make it with EditSession(..., keep=folder) (keep_dir)."
         )
     chosen = [_standing(session.history, name) for name in ids]
-    gone = [entry for entry in session.history.counting() if entry.id not in chosen]
-    # What an undone edit had replaced stands again.
-    revived = {
-        other
-        for entry in session.history.entries
-        if entry.id in chosen
-        for other in entry.replaces
-        if (found := session.history.find(other)) is not None and found.id not in chosen
-    }
-    entries = [entry for entry in session.history.entries if entry in gone or entry.id in revived]
-    steps = session.keeper.of_steps(sorted({entry.step for entry in entries if entry.column is not None}))
+    history = session.history.without(chosen)
     columns: dict[int, list[int]] = {}
-    for entry in entries:
+    for entry in history.counting():
         if entry.column is not None:
             columns.setdefault(entry.step, []).append(entry.column)
+    steps = session.keeper.of_steps(sorted(columns))
     rebuilt = {layer: _again(session, layer, steps, columns) for layer in session.em.layers}
     masters = {layer: matrix for layer, (matrix, _) in rebuilt.items()}
     editors = {layer: editor for layer, (_, editor) in rebuilt.items()}
@@ -60,8 +51,7 @@ def undo(session: EditSession, ids: Sequence[str]) -> None:
     session.weights.check_finite(served)
     session.keeper.ledger.put([{"event": UNDO, "ids": chosen, "weights": session.weights_digest(served)}])
     session.weights.put(masters, served)
-    session.editors = editors
-    session.history.take_back(chosen, "undone")
+    session.editors, session.history = editors, history
     session.forget_rollback()
 
 

@@ -128,7 +128,8 @@ class Locator:
             raise EmptyTargetError(
                 f"target {request.target!r} has no tokens in this tokenizer; give a target it can write."
             )
-        if set(ids) <= set(self.tok.all_special_ids):
+        # A special token that leaves the space before it standing makes that space a token of its own.
+        if not self.tok.decode(ids, skip_special_tokens=True).strip():
             raise SpecialTargetError(
                 f"target {request.target!r} is nothing but special tokens ({self.tok.convert_ids_to_tokens(ids)}); give "
                 "text that the model should say."

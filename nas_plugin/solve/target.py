@@ -30,7 +30,7 @@ from nas_plugin.solve.stopping import LossBelow, StepView, StoppingRule
 
 logger = logging.getLogger(__name__)
 
-REQUESTS_PER_BATCH = 16
+_REQUESTS_PER_BATCH = 16
 _ASK_EVERY = 4
 _TENSORS = ("delta", "h0", "v0", "loss", "updates", "first_keys", "finite")
 
@@ -137,7 +137,7 @@ class TargetSolver:
         self.contexts = contexts
         self.settings = settings
         self.rule = rule if rule is not None else LossBelow()
-        self.batch_size = REQUESTS_PER_BATCH
+        self.batch_size = _REQUESTS_PER_BATCH
 
     def solve(
         self,
@@ -205,6 +205,7 @@ class TargetSolver:
         seen = (_seen_rows(texts, clean, batch, em.input_device),) if step.keep_rows else ()
         return SolvedTargets(descent.delta, h0, v0, descent.loss, descent.updates, keys, finite, seen)
 
+    @torch.enable_grad()
     def _descend(self, rows: TargetRows, clean: CleanRows, h0: Tensor, descent: Descent) -> None:
         """Make the updates; requests that have stopped leave the batch."""
         decide = self.rule.start(len(h0), h0.device)

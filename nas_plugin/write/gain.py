@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from nas_plugin.errors import NonFiniteError
+from nas_plugin.reading import number
 
 logger = logging.getLogger(__name__)
 
@@ -266,14 +267,27 @@ class Gain:
             tensors: First part of `state`.
             numbers: Second part.
             keys: Its keys `(d, t)`.
+
+        Raises:
+            ValueError: They do not fit together, or this gain.
         """
         if not self.carries:
             return
-        self.base = tensors["gain"].to(self.base.device)
-        self.pending = tensors["pending"].to(self.base.device)
-        self._settled, self._scale, self._next_probe = numbers["settled"], numbers["scale"], numbers["next_probe"]
-        self._keys = [part.contiguous() for part in keys.to(self.base.device).split(list(numbers["steps"]), 1)]
-        self._absorbed = sum(numbers["steps"])
+        base, pending = tensors["gain"].to(self.base.device), tensors["pending"].to(self.base.device)
+        settled, next_probe = number(numbers, "settled", int), number(numbers, "next_probe", int)
+        counts = [number({"steps": count}, "steps", int) for count in numbers["steps"]]
+        width, dtype = len(self.base), self.base.dtype
+        fits = base.shape == (width, width) and pending.dim() == 2 and len(pending) == width
+        if not fits or base.dtype != dtype or pending.dtype != dtype or not settled <= pending.shape[1] <= sum(counts):
+            raise ValueError(
+                f"a gain of shape {tuple(base.shape)} with factors {tuple(pending.shape)}, {settled} settled"
+            )
+        if keys.shape != (width, sum(counts)):
+            raise ValueError(f"keys of shape {tuple(keys.shape)} for {sum(counts)} columns of {width}")
+        self.base, self.pending = base, pending
+        self._settled, self._scale, self._next_probe = settled, number(numbers, "scale", float), next_probe
+        self._keys = [part.contiguous() for part in keys.to(base.device, dtype).split(counts, 1)] if counts else []
+        self._absorbed = sum(counts)
 
 
 def _symmetrise(matrix: Tensor) -> None:

@@ -24,6 +24,7 @@ from nas_plugin.evaluation.stability import collapse_point, part_trajectory
 from nas_plugin.report import EditReport
 from nas_plugin.request import EditRequest
 from nas_plugin.session import EditSession
+from nas_plugin.write import LayerEditor
 from tests.evaluation.runner_support import (
     alike,
     lines_of,
@@ -204,15 +205,15 @@ def test_cases_that_do_not_fit_the_model_are_named_or_left_out(tmp_path: Path) -
 def test_a_step_that_is_not_finite_is_logged_and_the_stream_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = EditSession.edit, []
+    real, calls = LayerEditor.propose, []
 
-    def edit(self: EditSession, requests: object) -> object:
-        calls.append(requests)
+    def propose(self: LayerEditor, *matrices: object) -> object:
+        calls.append(matrices)
         if len(calls) == 3:
             raise NonFiniteError("the update of layer 0 is not finite; nothing was written.")
-        return real(self, requests)
+        return real(self, *matrices)
 
-    monkeypatch.setattr(EditSession, "edit", edit)
+    monkeypatch.setattr(LayerEditor, "propose", propose)
     done, _ = run_small(tmp_path, plan=plan_run(4, cohort=1, measures=Measures(drift=0)))
     lines = lines_of(tmp_path / "edits.jsonl")
     assert done and [line["skipped"] for line in lines] == [False, False, True, False]

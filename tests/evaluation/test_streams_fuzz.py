@@ -15,6 +15,7 @@ from nas_plugin.errors import StreamError
 from nas_plugin.evaluation.cases import Case
 from nas_plugin.evaluation.streams import load_stream
 from tests.evaluation.test_streams_readers import RECORDS
+from tests.promises.hostile import places
 
 FUZZ = settings(
     max_examples=100,
@@ -32,13 +33,6 @@ JSON = st.recursive(
     max_leaves=6,
 )
 MISSING = object()
-
-
-def places(value: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    found = [way] if way else []
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        found += places(inner, (*way, key))
-    return found
 
 
 @st.composite

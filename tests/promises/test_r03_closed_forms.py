@@ -7,29 +7,14 @@ written still agree to 1e-4.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
 
 from nas_plugin.write import METHODS
-from tests.twins.dense import DENSE
+from tests.twins.dense import DENSE, Numbers
 
 D_IN, D_OUT = 32, 16
-
-
-@dataclass
-class Numbers:
-    mom2_update_weight: float = 3.0
-    L2: float = 2.0
-    nullspace_threshold: float = 0.3
-    update_norm_lambda: float = 0.5
-    prune_alpha: float = math.e
-    prune_double_add: bool = False
-    rect_keep: float = 0.4
-    lyap_alpha: float = 1.5
-    prob_cutoff: float = -2.0
-    mpes_exact5: bool = False
 
 
 def error_after(method: str, keys: int, per_step: int, condition: float, dtype: torch.dtype = torch.float64) -> float:
@@ -39,7 +24,11 @@ def error_after(method: str, keys: int, per_step: int, condition: float, dtype: 
     moment = (q * torch.logspace(0, -math.log10(condition), D_IN, dtype=torch.float64)) @ q.T
     moment = (moment + moment.T) / 2
     w0 = torch.randn(D_OUT, D_IN, generator=g, dtype=torch.float64).to(dtype)
-    editor, twin, w = METHODS[method](w0, moment, Numbers()), DENSE[method](w0.double(), moment, Numbers()), w0
+    editor, twin, w = (
+        METHODS[method](w0, moment, Numbers(nullspace_threshold=0.3)),
+        DENSE[method](w0.double(), moment, Numbers(nullspace_threshold=0.3)),
+        w0,
+    )
     for _ in range(keys // per_step):
         k = torch.randn(D_IN, per_step, generator=g, dtype=torch.float64)
         r = torch.randn(D_OUT, per_step, generator=g, dtype=torch.float64) * 0.1

@@ -245,7 +245,7 @@ def test_a_good_state_is_loaded(tmp_path: Path, saved: Any) -> None:
 
 
 @pytest.mark.parametrize("raw", sorted(RAW))
-@pytest.mark.parametrize("key", ["columns", "editors", "steps", "format", "fingerprint"])
+@pytest.mark.parametrize("key", ["history", "editors", "steps", "order", "format", "fingerprint"])
 def test_one_bad_field_of_a_state(tmp_path: Path, saved: Any, key: str, raw: str) -> None:
     session, content, tensors = saved
     (tmp_path / "a.json").write_bytes(as_json({**content, key: raw}))

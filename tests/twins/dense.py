@@ -6,9 +6,26 @@ Orientation as in the released code; every class has `step(K, R) -> update` and 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass
+class Numbers:
+    """Hyperparameters of all six."""
+
+    mom2_update_weight: float = 3.0
+    L2: float = 2.0
+    nullspace_threshold: float = 0.05
+    update_norm_lambda: float = 0.5
+    prune_alpha: float = math.e
+    prune_double_add: bool = False
+    rect_keep: float = 0.4
+    lyap_alpha: float = 1.5
+    prob_cutoff: float = -2.0
+    mpes_exact5: bool = False
 
 
 class DenseMEMIT:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -13,23 +12,9 @@ from nas_plugin.write import METHODS, Gain
 from nas_plugin.write.methods.prune import squashed
 from nas_plugin.write.methods.rect import kept_changes
 from nas_plugin.write.priors import covariance_prior, null_space_prior
-from tests.twins.dense import DENSE
+from tests.twins.dense import DENSE, Numbers
 
 D_IN, D_OUT = 40, 24
-
-
-@dataclass
-class Numbers:
-    mom2_update_weight: float = 3.0
-    L2: float = 2.0
-    nullspace_threshold: float = 0.05
-    update_norm_lambda: float = 0.5
-    prune_alpha: float = math.e
-    prune_double_add: bool = False
-    rect_keep: float = 0.4
-    lyap_alpha: float = 1.5
-    prob_cutoff: float = -2.0
-    mpes_exact5: bool = False
 
 
 def problem(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Generator]:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
 
-from nas_plugin.errors import NonFiniteError, RequestError, RunError
+from nas_plugin.admission import CONTINUE
+from nas_plugin.errors import RequestError, RunError
 from nas_plugin.evaluation.cases import Case
 from nas_plugin.evaluation.runner.state import Measured, load_state, save_state
 from nas_plugin.hparams import NASHparams
 from nas_plugin.model.fingerprint import weights_fingerprint
 from nas_plugin.report import WRITTEN, EditReport
 from nas_plugin.session import EditSession
-
-logger = logging.getLogger(__name__)
 
 
 class Writer(Protocol):
@@ -112,6 +110,7 @@ class SessionWriter:
         known = Measured.load(folder) if resume else None
         given = {} if known is None else vars(known)
         self._session = EditSession(self.model, self.tok, self.hparams, progress=self._progress, **given)
+        self._session.on_reject = self.hparams.on_reject or CONTINUE
         laid = self._session.prepare()
         if known is None:
             Measured(laid.contexts, laid.moments, laid.anchor).save(folder)
@@ -153,7 +152,7 @@ class SessionWriter:
     def write(self, cases: Sequence[Case]) -> list[dict[str, Any]]:
         """Write one step.
 
-        A step whose values or weights are not finite writes nothing and is logged as skipped: a model that has collapsed is
+        What comes out not finite is rejected and the run goes on, unless `on_reject` says "stop": a model that has collapsed is
         a result, not an end.
 
         Args:
@@ -162,11 +161,7 @@ class SessionWriter:
         Returns:
             Their log entries.
         """
-        try:
-            step = self.session.edit([request for case in cases for request in case.requests])
-        except NonFiniteError as error:
-            logger.warning("a step of %d cases from %s on was not written: %s", len(cases), cases[0].id, error)
-            return [entry(case, None, 0.0, failed=error.message) for case in cases]
+        step = self.session.edit([request for case in cases for request in case.requests])
         reports = iter(step.edits)
         share = step.seconds / len(cases)
         return [entry(case, [next(reports) for _ in case.requests], share) for case in cases]
@@ -185,16 +180,13 @@ class SessionWriter:
         load_state(self.session, manifest)
 
 
-def entry(
-    case: Case, reports: Sequence[EditReport] | None, seconds: float, failed: str | None = None
-) -> dict[str, Any]:
+def entry(case: Case, reports: Sequence[EditReport] | None, seconds: float) -> dict[str, Any]:
     """Make a case's log entry.
 
     Args:
         case: The case.
         reports: What became of its requests; None where the editor tells nothing.
         seconds: Its share of the step's wall-clock time.
-        failed: Why nothing was written.
 
     Returns:
         The entry. For a case of several requests numbers are means (updates: the sum), and "requests" has those of each.
@@ -209,8 +201,8 @@ def entry(
         "updates": None,
         "value_norm": None,
         "written_norm": None,
-        "skipped": failed is not None,
-        "failed": failed,
+        "skipped": False,
+        "failed": None,
         "seconds": seconds,
     }
     if reports is not None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from nas_plugin.errors import NonFiniteError
+from nas_plugin.reading import number
 from nas_plugin.write.editor import LayerEditor, Proposal
 from nas_plugin.write.priors import covariance_prior
 
@@ -119,14 +120,21 @@ class LyapLock(LayerEditor):
         return tensors, numbers | queue
 
     def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], keys: Tensor) -> None:
-        """Load the queue too; see `LayerEditor.load_state`."""
+        """Load the queue too; see `LayerEditor.load_state`.
+
+        Raises:
+            ValueError: Something does not fit.
+        """
         super().load_state(tensors, numbers, keys)
-        self.queue, self._solved_queue = numbers["queue"], numbers["solved_queue"]
-        self._first_deviation = numbers["first_deviation"]
-        device = self.gain.base.device
-        self._last = (
-            (tensors["last_keys"].to(device), tensors["unachieved"].to(device)) if numbers["has_last"] else None
-        )
+        self.queue, self._solved_queue = number(numbers, "queue", float), number(numbers, "solved_queue", float)
+        first = numbers["first_deviation"]
+        self._first_deviation = None if first is None else number(numbers, "first_deviation", float)
+        self._last = None
+        if numbers["has_last"]:
+            last, unachieved = (tensors[name].to(self.gain.base.device) for name in ("last_keys", "unachieved"))
+            if last.shape[0] != len(self.gain.base) or unachieved.shape != (len(self.w0), *last.shape[1:]):
+                raise ValueError(f"last keys {tuple(last.shape)} and unachieved values {tuple(unachieved.shape)}")
+            self._last = last, unachieved
 
     def _change(self, matrix: Tensor) -> Tensor:
         return matrix.to(torch.float64) - self.w0.to(torch.float64)
