@@ -39,6 +39,7 @@ MODELS = ("gpt2-xl", "gpt-j-6B", "llama3-8b", "qwen2.5-7b", "nas-demo", "stories
 NOT_DECISIVE = {
     "model_name", "stats_dir", "device", "model_parallel", "batch_size", "max_length", "fp16", "torch_dtype",
     "nas_anchor_file", "P_loc", "mom2_n_tokens", "layer_selection", "mom2_adjustment",
+    "on_conflict", "on_reject", "norm_alarm", "on_norm_alarm", "keep_dir", "snapshot_every",
 }  # fmt: skip
 
 # Every key of EasyEdit's MEMIT and AlphaEdit files, written as those files write it.

@@ -38,17 +38,22 @@ class Ledger:
 
         Args:
             path: The file; it need not exist.
+
+        Raises:
+            LedgerError: It is no ledger, or was changed.
         """
         self.path = path
         self.lines: list[dict[str, Any]] = []
         self.cursor = 0
         data = path.read_bytes() if path.exists() else b""
         length = 0
-        for number, raw in enumerate(data.splitlines(keepends=True), start=1):
-            if not raw.endswith(b"\n"):
-                break
+        # Not `splitlines`: it would also split at a stray carriage return, and take what follows for the end of the file.
+        *whole, rest = data.split(b"\n")
+        for number, raw in enumerate(whole, start=1):
             self.lines.append(self._parsed(raw, number))
-            length += len(raw)
+            length += len(raw) + 1
+        if not whole and rest and not rest.startswith(b"{"):
+            raise LedgerError(f"{path}, line 1: no ledger; give another folder.")
         length -= self._torn_step()
         if length < len(data):
             with path.open("r+b") as file:

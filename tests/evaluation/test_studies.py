@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
@@ -133,7 +134,9 @@ def test_an_edit_alone_leaves_the_model_and_later_edits_alone(trial: Trial) -> N
             trial.write_alone(session, case)
     assert torch.equal(matrix(trial), before)
     again = trial.write_alone(trial.nas, trial.cases[0])
-    assert again[0].edits == first[0].edits and again[1] == first[1]
+    # The same edit made again has an id of its own: the first one was taken back.
+    assert [replace(edit, id=first[0].edits[0].id) for edit in again[0].edits] == list(first[0].edits)
+    assert again[0].edits[0].id == f"{first[0].edits[0].id}-2" and again[1] == first[1]
 
 
 def test_both_sides_solve_the_same_value_and_only_one_is_rescaled(trial: Trial) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import io
 import pickle
 import zipfile
@@ -23,13 +24,16 @@ from nas_plugin.evaluation.capability.suite import _check_file
 from nas_plugin.evaluation.logs import read_run
 from nas_plugin.evaluation.records import read_jsonl, read_object
 from nas_plugin.evaluation.runner.load import load_hparams
-from nas_plugin.evaluation.runner.state import Measured, _read
+from nas_plugin.evaluation.runner.state import Measured, load_state, save_state
 from nas_plugin.evaluation.streams import load_stream
 from nas_plugin.hparams import NASMEMITHparams
+from nas_plugin.keep.ledger import Ledger
+from nas_plugin.keep.snapshots import read_factors, read_snapshot
 from nas_plugin.locate.moments import SecondMoments
 from nas_plugin.locate.stored import read_npz
 from nas_plugin.locate.texts import texts_of
 from nas_plugin.pilots import pilot_requests
+from tests.promises.keeping import kept
 
 SOURCES = sorted(Path(nas_plugin.__file__).parent.rglob("*.py"))
 MODULES = {
@@ -196,6 +200,21 @@ def setting(path: Path) -> dict[str, Any]:
     return RunOptions(set=[f"v_lr={path.read_bytes().decode('latin-1')}"]).settings
 
 
+def ended_state(path: Path) -> None:
+    """The tensors of a run's state beside a sound manifest."""
+    given = path.read_bytes()
+    session = kept(None)
+    session.prepare()
+    save_state(session, path.with_suffix(".json"))
+    path.write_bytes(given)
+    load_state(session, path.with_suffix(".json"))
+
+
+def ended_ledger(path: Path) -> Ledger:
+    path.write_bytes(path.read_bytes() + b"\n")
+    return Ledger(path)
+
+
 READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "hyperparameters": ("x.yaml", NASMEMITHparams.from_hparams),
     "hyperparameters of any editor": ("x.yaml", lambda path: load_hparams(path, {})),
@@ -213,7 +232,10 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "lines": ("x.jsonl", lambda path: path.write_bytes(path.read_bytes() + b"\n") and read_jsonl(path)),
     "second moments": ("x.safetensors", SecondMoments.load),
     "prior": ("x.safetensors", lambda path: kept_prior(path, 3, no_matrix)),
-    "state": ("x.safetensors", _read),
+    "state": ("state.safetensors", ended_state),
+    "ledger": ("ledger.jsonl", ended_ledger),
+    "snapshot": ("manifest.json", lambda path: read_snapshot(path.parent)),
+    "factors": ("x.safetensors", lambda path: read_factors(path, hashlib.sha256(path.read_bytes()).hexdigest())),
     "arrays": ("x.npz", read_npz),
 }
 

@@ -10,7 +10,8 @@ import torch
 
 from nas_plugin.locate.contexts import ContextTemplates
 from nas_plugin.session import EditSession
-from tests.conftest import build_model, build_requests, build_tokenizer
+from tests.conftest import build_model, build_tokenizer
+from tests.promises.keeping import stream
 from tests.support import tiny_hparams
 
 
@@ -39,7 +40,7 @@ def fast_session(method: str) -> EditSession:
 
 def growth(method: str, edits: int) -> tuple[int, int, EditSession]:
     session, seen = fast_session(method), []
-    for number, request in enumerate(build_requests(edits), start=1):
+    for number, request in enumerate(stream(edits), start=1):
         session.edit(request)
         if number in (edits // 6, edits):
             seen.append(live_bytes())
@@ -56,5 +57,6 @@ def test_live_tensors_do_not_grow_over_three_hundred_edits(method: str) -> None:
 
 def test_a_method_with_a_history_does_grow() -> None:
     """The measurement above has teeth only if it sees a history grow."""
-    grown, edits, _ = growth("ENCORE", 90)
-    assert grown > 48 * 4 * edits
+    # As many as there are different facts: a later edit of the same one takes the place of its key.
+    grown, edits, _ = growth("ENCORE", 36)
+    assert grown >= 48 * 4 * edits
