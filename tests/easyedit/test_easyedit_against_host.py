@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import importlib
+import json
 from typing import Any
 
 import pytest
 import torch
 from easyedit_support import REQUESTS, TEXTS, make_model, make_tokenizer
+from record_oracle import host_values
 
 from nas_plugin.hparams import NASAlphaEditHparams, NASMEMITHparams
 from nas_plugin.session import EditSession
+from tests.promises import oracle
 
 CONTEXTS = [["{}"], ["The rest of it. {}", "Because I say so. {}", "You know. {}"]]
 LAYERS = (0, 1)
@@ -147,3 +150,13 @@ def test_weight_changes_equal_the_hosts(sources: Any, tmp_path: Any, monkeypatch
             our_change = ours.get_parameter(name).detach() - before[name]
             error = (our_change - host_change).norm() / host_change.norm()
             assert error < 1e-5
+
+
+@pytest.mark.parametrize("method", oracle.METHODS)
+def test_the_stored_oracle_is_what_the_host_gives(sources: Any, method: str) -> None:
+    stored = json.loads(oracle.ORACLE.read_text(encoding="utf-8"))[method]
+    found = host_values(method)
+    pairs = [(found["z"], stored["z"])]
+    pairs += [(found[name][layer], stored[name][layer]) for name in ("keys", "change") for layer in stored[name]]
+    for theirs, kept in pairs:
+        assert torch.allclose(torch.tensor(theirs), torch.tensor(kept), rtol=1e-3, atol=1e-5)
