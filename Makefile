@@ -6,7 +6,7 @@ VENV_WHEEL := .venv-wheel
 # One thread per process: the test suite runs two processes.
 RUN := OMP_NUM_THREADS=1
 
-.PHONY: help demo test test-tf4 bench lint format wheel-test clean
+.PHONY: help demo test test-tf4 bench endurance lint format wheel-test clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make test        the test suite"
 	@echo "make test-tf4    the test suite on the oldest supported transformers"
 	@echo "make bench       measured ratios against the references, into benchmarks/results (hours; see benchmarks/README.md)"
+	@echo "make endurance   2,000 edits killed five times against the same uninterrupted, bit for bit (about half an hour)"
 	@echo "make lint        style and types"
 	@echo "make format      rewrite the files in the house style"
 	@echo "make wheel-test  build the wheel, install it in an empty environment, check what it carries"
@@ -30,6 +31,9 @@ test-tf4: $(VENV_TF4)/.installed
 
 bench: $(VENV)/.installed
 	$(RUN) $(VENV)/bin/python -m benchmarks
+
+endurance: $(VENV)/.installed
+	$(RUN) $(VENV)/bin/python -m benchmarks.endurance
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
