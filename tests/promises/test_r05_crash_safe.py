@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -61,14 +63,31 @@ def _killed_at(folder: Path, method: str, call: int, after: bool) -> None:
     _go(folder, method)
 
 
+def _killed_after(folder: Path, method: str, seconds: float) -> None:
+    """Die whatever is going on at that moment."""
+    timer = threading.Timer(seconds, die)
+    timer.daemon = True
+    timer.start()
+    _go(folder, method)
+
+
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_killed_at_twenty_points(method: str, tmp_path: Path) -> None:
+    started = time.perf_counter()
     whole, calls = _count_calls(tmp_path / "whole", method)
+    seconds = time.perf_counter() - started
     rng = random.Random(f"R5 {method}")
-    for number, call in enumerate(rng.sample(range(1, calls + 1), KILLS)):
+    # Half of the points lie where most can go wrong, at syncs and renames; the others at any time.
+    calls_to_die_at = rng.sample(range(1, calls + 1), KILLS // 2)
+    works = [partial(_killed_at, method=method, call=call, after=bool(call % 2)) for call in calls_to_die_at]
+    works += [partial(_killed_after, method=method, seconds=rng.uniform(0, 0.8 * seconds)) for _ in range(KILLS // 2)]
+    for number, work in enumerate(works):
         folder = tmp_path / str(number)
-        ended = in_child(partial(_killed_at, folder, method, call, bool(number % 2)))
-        assert ended == signal.SIGKILL
+        ended = in_child(partial(work, folder))
+        while ended != signal.SIGKILL:
+            # It was faster than the first one: a new folder, and half the time.
+            folder, work = tmp_path / f"{folder.name}-", partial(work, seconds=work.keywords["seconds"] / 2)
+            ended = in_child(partial(work, folder))
         resumed = _go(folder, method)
-        assert same_state(whole, resumed), (method, call)
+        assert same_state(whole, resumed), work.keywords
         assert without_times(resumed) == without_times(whole)
