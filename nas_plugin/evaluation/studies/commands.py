@@ -157,6 +157,29 @@ def overhead(
     _conduct(Overhead(edits), (model, stream, hparams, settings, skip_bad), method, out)
 
 
+@app.command()
+def undo(
+    method: Methods = None,
+    model: Model = None,
+    stream: Stream = "demo",
+    hparams: Hparams = "nas-demo",
+    settings: Set = None,
+    skip_bad: SkipBad = False,
+    edits: Edits = 300,
+    undone: Annotated[int, typer.Option(min=1, help="How many of them are undone.")] = 50,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of streams: orders and draws with seeds 1, 2, ...")] = 3,
+    out: Out = None,
+    workers: Workers = None,
+) -> None:
+    """Undo some edits of a stream with NAS, and ask for them and for the others.
+
+    Example: nas-edit study undo --method MEMIT --model wide --set mom2_dataset=wide/moment-texts.json
+    """
+    from nas_plugin.evaluation.studies.undo import Undo
+
+    _conduct(Undo(edits, undone, seeds), (model, stream, hparams, settings, skip_bad), method, out, workers)
+
+
 def _conduct(
     study: Study,
     on: tuple[str | None, str, str, list[str] | None, bool],

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, ClassVar
 
@@ -161,11 +162,12 @@ class Trial:
         """The same editor with norm anchoring, its anchor measured as its hyperparameters say."""
         return self.anchored_at(None)
 
-    def anchored_at(self, anchor: float | None) -> EditSession:
+    def anchored_at(self, anchor: float | None, keep: Path | None = None) -> EditSession:
         """Make a session with norm anchoring and the contexts and statistics of `plain`.
 
         Args:
             anchor: tau; None measures it.
+            keep: Where the session keeps itself, if it does.
 
         Returns:
             The session, prepared.
@@ -179,6 +181,7 @@ class Trial:
             moments=laid.moments,
             anchor=anchor,
             progress=False,
+            keep=keep,
         )
         session.prepare()
         return session
