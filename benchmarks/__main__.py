@@ -20,7 +20,7 @@ from rich.markdown import Markdown
 
 from benchmarks.measure import Section
 
-SECTIONS = ("target", "gain", "edit", "eval", "history", "anchor", "accuracy", "demo")
+SECTIONS = ("target", "gain", "edit", "eval", "history", "anchor", "accuracy", "demo", "keep")
 _MODULE = {"eval": "evaluation"}
 
 

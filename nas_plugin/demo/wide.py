@@ -2,7 +2,7 @@
 
 The shipped model has 256 dimensions of keys at the edited layer, fewer than a stream of 300 edits needs: whatever one edit
 writes, others disturb. Large models have some 14,000. This one is trained in the same world at twice the hidden size, and then
-its first MLP gets units with random input weights and no output: it computes what it computed, but its keys span 2,048
+its MLPs get units with random input weights and no output: it computes what it computed, but its keys span 2,048
 dimensions.
 """
 
