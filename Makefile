@@ -11,7 +11,7 @@ RUN := OMP_NUM_THREADS=1
 
 help:
 	@echo "make demo        one edit stream through MEMIT and AlphaEdit, each plain and with NAS"
-	@echo "make test        the test suite"
+	@echo "make test        the test suite; ARGS=--cov adds which lines it runs"
 	@echo "make test-tf4    the test suite on the oldest supported transformers"
 	@echo "make bench       measured ratios against the references, into benchmarks/results (hours; see benchmarks/README.md)"
 	@echo "make endurance   2,000 edits killed five times against the same uninterrupted, bit for bit (about half an hour)"
@@ -24,7 +24,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/nas-edit demo
 
 test: $(VENV)/.installed
-	$(RUN) $(VENV)/bin/python -m pytest -n 2
+	$(RUN) $(VENV)/bin/python -m pytest -n 2 $(ARGS)
 
 test-tf4: $(VENV_TF4)/.installed
 	$(RUN) $(VENV_TF4)/bin/python -m pytest -n 2
