@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nas_plugin.errors import LedgerError
-from nas_plugin.keep.snapshots import names
+from nas_plugin.errors import LedgerError, SnapshotError
+from nas_plugin.keep.snapshots import names, read_snapshot
 from nas_plugin.session import EditSession
 from tests.promises.keeping import kept, same_state, stream
 
@@ -46,6 +46,22 @@ def test_a_damaged_snapshot_is_passed_over(file: str, whole: tuple[Path, EditSes
         session = kept(folder, "AlphaEdit")
         session.resume()
         assert same_state(whole[1], session)
+
+
+@pytest.mark.parametrize("file", ["state.safetensors", "manifest.json"])
+def test_damage_at_any_place_of_a_snapshot_is_named(file: str, whole: tuple[Path, EditSession], tmp_path: Path) -> None:
+    path = whole[0] / "snapshots" / names(whole[0] / "snapshots")[0]
+    data = (path / file).read_bytes()
+    rng = random.Random(f"64 {file}")
+    for number, place in enumerate(rng.sample(range(len(data) - 1), 64)):
+        folder = shutil.copytree(path, tmp_path / str(number))
+        changed = bytearray(data if number % 2 else data[:place])
+        if number % 2:
+            changed[place] ^= 0x01
+        (folder / file).write_bytes(bytes(changed))
+        with pytest.raises(SnapshotError, match="cannot read the snapshot"):
+            read_snapshot(folder)
+    read_snapshot(path)
 
 
 def test_without_any_snapshot_all_is_done_again(whole: tuple[Path, EditSession], tmp_path: Path) -> None:
