@@ -25,6 +25,9 @@ from nas_plugin.reading import parse_json
 FORMAT = "nas-plugin-snapshot-1"
 _KEPT = 2
 _STATE, _MANIFEST = "state.safetensors", "manifest.json"
+# A million edits have a few hundred megabytes of history.
+_LONGEST = 2**29
+_CHUNK = 2**22
 
 
 def write_snapshot(folder: Path, name: str, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> None:
@@ -72,7 +75,7 @@ def read_snapshot(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         manifest = _read_manifest(path / _MANIFEST)
         tensors = _read_checked(path / _STATE, manifest["sha256"][_STATE])
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, MemoryError) as error:
         raise SnapshotError(f"cannot read the snapshot {path}: {str(error)[:200]}; an earlier one is used.") from error
     return tensors, manifest
 
@@ -147,13 +150,25 @@ def read_factors(path: Path, digest: str) -> dict[str, Tensor]:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    manifest = parse_json(path.read_bytes())
+    with path.open("rb") as file:
+        data = file.read(_LONGEST + 1)
+    if len(data) > _LONGEST:
+        raise ValueError("its manifest is too long for one")
+    manifest = parse_json(data)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(f"its manifest is none of the format {FORMAT}")
     return manifest
 
 
 def _read_checked(path: Path, digest: str) -> dict[str, Tensor]:
-    if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+    if _sha256(path) != digest:
         raise ValueError(f"{path.name} has not the digest that was noted")
     return read_tensors(path)[1]
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -19,7 +19,8 @@ from nas_plugin.reading import number, short
 if TYPE_CHECKING:
     from nas_plugin.session import EditSession
 
-_DAMAGED = (KeyError, IndexError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError)
+DAMAGED = (KeyError, IndexError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError)
+"""What Python and torch raise over values that no session has saved."""
 
 
 def packed(session: EditSession) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -78,7 +79,7 @@ def unpack(
             fresh = editor.afresh(named["w0"].to(editor.w0.device) if "w0" in named else session.weights.base[layer])
             fresh.load_state(named, values["editors"][str(layer)], keys.get(layer, fresh.gain.base[:, :0]))
             editors[layer] = fresh
-    except _DAMAGED as error:
+    except DAMAGED as error:
         if isinstance(error, SnapshotError):
             raise
         reason = f"it lacks {error}" if isinstance(error, KeyError) else short(str(error), 200)
