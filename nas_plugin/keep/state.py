@@ -38,7 +38,8 @@ def packed(session: EditSession) -> tuple[dict[str, Tensor], dict[str, Any]]:
         changed, editors[str(layer)] = editor.state()
         tensors |= {f"{layer}.{name}": tensor for name, tensor in changed.items()}
         if editor.w0 is not session.weights.base[layer]:
-            tensors[f"{layer}.w0"] = editor.w0
+            # A copy: right after a foreign change it is the master itself, and no file holds one tensor under two names.
+            tensors[f"{layer}.w0"] = editor.w0.clone()
     return tensors, {
         "steps": session.steps,
         "editors": editors,
