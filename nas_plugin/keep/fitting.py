@@ -8,6 +8,7 @@ from typing import Any
 
 from nas_plugin.errors import LedgerError, SnapshotError
 from nas_plugin.history import History
+from nas_plugin.keep import snapshots
 from nas_plugin.keep.ledger import Ledger
 from nas_plugin.keep.lines import FOREIGN
 from nas_plugin.keep.replay import Replay
@@ -33,7 +34,7 @@ def fitting(path: Path, manifest: Mapping[str, Any], ledger: Ledger) -> int:
         return _lines(manifest, ledger)
     except (LedgerError, LookupError, TypeError, ValueError, AttributeError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else short(str(error), 200)
-        raise SnapshotError(f"{path} does not fit {ledger.path.name}: {reason}; it cannot be used.") from error
+        raise SnapshotError(f"{path} does not fit {ledger.path.name}: {reason}; {snapshots.WITHOUT_IT}") from error
 
 
 def _lines(manifest: Mapping[str, Any], ledger: Ledger) -> int:
