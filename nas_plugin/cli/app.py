@@ -9,7 +9,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 import nas_plugin
-from nas_plugin.cli import benchmarks, comparing, demo, running
+from nas_plugin.cli import benchmarks, comparing, demo, log, running
 from nas_plugin.errors import GuardError, NasPluginError
 from nas_plugin.evaluation.studies import commands as studies
 
@@ -33,6 +33,7 @@ for _command in (
     running.run,
     comparing.compare,
     running.report,
+    log.log,
     benchmarks.knowedit,
     benchmarks.wikibigedit,
 ):

@@ -18,8 +18,10 @@ from nas_plugin.errors import ResumeError, SnapshotError
 from nas_plugin.history import History
 from nas_plugin.keep import snapshots
 from nas_plugin.keep.digests import weights_digest
+from nas_plugin.keep.fitting import fitting
 from nas_plugin.keep.ledger import BEGIN, FORMAT, Ledger
-from nas_plugin.keep.state import packed, unpack
+from nas_plugin.keep.replay import rolled_back_next
+from nas_plugin.keep.state import DAMAGED, packed, unpack
 from nas_plugin.writing import Factors
 
 if TYPE_CHECKING:
@@ -143,23 +145,23 @@ class Keeper:
             path = self.folder / "snapshots" / name
             try:
                 tensors, manifest = snapshots.read_snapshot(path)
-                lines = manifest["lines"]
+                lines = fitting(path, manifest, self.ledger)
                 if lines > len(self.ledger.lines):
                     logger.warning("%s: the ledger ends before it; it is not used", path)
                     continue
-                if self.ledger.lines[lines - 1 - manifest["ahead"]]["chain"] != manifest["chain"]:
-                    logger.warning("%s is of another ledger; it is not used", path)
+                if rolled_back_next(self.ledger.lines[lines:]):
+                    logger.warning("%s holds a step that is rolled back next; an earlier one is used", path)
                     continue
-                self._parts = dict(manifest["factors"])
+                self._parts = manifest["factors"]
                 # Before the session changes: a snapshot without them is not used.
                 snapshots.restore_random_state(tensors, manifest["random"], session.em.input_device)
                 unpack(session, tensors, manifest, self._keys)
             except SnapshotError as error:
                 logger.warning("%s", error)
-            except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+            except DAMAGED as error:
                 logger.warning("%s lacks %s; an earlier one is used", path, str(error)[:200])
             else:
-                return int(lines)
+                return lines
         self._parts = {}
         return 0
 
@@ -180,13 +182,18 @@ class Keeper:
             if not wanted.intersection(part["steps"]):
                 continue
             tensors = snapshots.read_factors(self.folder / "factors" / Path(name).name, part["sha256"])
-            for step in wanted.intersection(part["steps"]):
-                prefix = f"{step}."
-                layers = sorted({int(key.split(".")[1]) for key in tensors if key.startswith(prefix)})
-                found[step] = {
-                    layer: Factors(tensors[f"{step}.{layer}.keys"], tensors[f"{step}.{layer}.values"])
-                    for layer in layers
-                }
+            try:
+                for step in wanted.intersection(part["steps"]):
+                    prefix = f"{step}."
+                    layers = sorted({int(key.split(".")[1]) for key in tensors if key.startswith(prefix)})
+                    found[step] = {
+                        layer: Factors(tensors[f"{step}.{layer}.keys"], tensors[f"{step}.{layer}.values"])
+                        for layer in layers
+                    }
+            except (LookupError, ValueError) as error:
+                raise SnapshotError(
+                    f"{self.folder / 'factors' / name} holds something else than factors; restore it."
+                ) from error
         missing = wanted - found.keys()
         if missing:
             raise SnapshotError(f"{self.folder}: the factors of step {min(missing)} are gone; restore the folder.")

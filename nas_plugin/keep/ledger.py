@@ -16,12 +16,14 @@ from typing import Any
 
 from nas_plugin.errors import LedgerError, ResumeError
 from nas_plugin.files import sync_folder
+from nas_plugin.keep.lines import BEGIN, EDIT, FOREIGN, FORMAT, REVERT, ROLLBACK, UNDO, wrong_field
 from nas_plugin.reading import parse_json
 
-FORMAT = "nas-plugin-ledger-1"
-BEGIN, EDIT, ROLLBACK, REVERT, UNDO, FOREIGN = "begin", "edit", "rollback", "revert", "undo", "foreign"
-_EVENTS = {BEGIN, EDIT, ROLLBACK, REVERT, UNDO, FOREIGN}
+__all__ = ["BEGIN", "EDIT", "FOREIGN", "FORMAT", "REVERT", "ROLLBACK", "UNDO", "Ledger"]
+
 _TIMES = {"time", "seconds", "chain"}
+# An edit is a few hundred bytes; what is much longer is no line, and is not to be read into memory.
+_LONGEST = 2**24
 
 
 class Ledger:
@@ -31,13 +33,15 @@ class Ledger:
         path: The file.
         lines: Its lines.
         cursor: How many of them have been carried out on the weights at hand.
+        torn: Bytes at the end of the file, when it was read, that a kill has left of a line or a step.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Read the file; half a line or half a step at its end, which a kill has left, is cut off.
+    def __init__(self, path: Path, *, repair: bool = True) -> None:
+        """Read the file; half a line or half a step at its end, which a kill has left, is left out.
 
         Args:
             path: The file; it need not exist.
+            repair: Cut off what is left out. Whoever only looks changes nothing.
 
         Raises:
             LedgerError: It is no ledger, or was changed.
@@ -45,20 +49,28 @@ class Ledger:
         self.path = path
         self.lines: list[dict[str, Any]] = []
         self.cursor = 0
-        data = path.read_bytes() if path.exists() else b""
-        length = 0
-        # Not `splitlines`: it would also split at a stray carriage return, and take what follows for the end of the file.
-        *whole, rest = data.split(b"\n")
-        for number, raw in enumerate(whole, start=1):
-            self.lines.append(self._parsed(raw, number))
-            length += len(raw) + 1
-        if not whole and rest and not rest.startswith(b"{"):
-            raise LedgerError(f"{path}, line 1: no ledger; give another folder.")
-        length -= self._torn_step()
-        if length < len(data):
-            with path.open("r+b") as file:
-                file.truncate(length)
-                os.fsync(file.fileno())
+        try:
+            length, whole = self._read() if path.exists() else (0, 0)
+            self.torn = length - whole
+            if repair and self.torn:
+                with path.open("r+b") as file:
+                    file.truncate(whole)
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise LedgerError(f"{path} cannot be read: {error.strerror}; give another folder.") from error
+
+    def _read(self) -> tuple[int, int]:
+        """Read the lines; return the bytes of the file, and of its whole steps."""
+        ends = [0]
+        with self.path.open("rb") as file:
+            # A file ends its lines at newlines only; `splitlines` would also split at a stray carriage return.
+            while (raw := file.readline(_LONGEST)).endswith(b"\n"):
+                self.lines.append(self._parsed(raw[:-1], len(ends)))
+                ends.append(ends[-1] + len(raw))
+        if len(raw) == _LONGEST or (raw and not self.lines and not raw.startswith(b"{")):
+            raise LedgerError(f"{self.path}, line {len(ends)}: no ledger; give another folder.")
+        self._drop_torn_step()
+        return ends[-1] + len(raw), ends[len(self.lines)]
 
     @property
     def chain(self) -> str:
@@ -77,7 +89,7 @@ class Ledger:
         chained, chain = [], self.lines[self.cursor - 1]["chain"] if self.cursor else ""
         for line in lines:
             chain = _chained(chain, line)
-            chained.append({**_plain(line), "chain": chain})
+            chained.append({**plain(line), "chain": chain})
         if self.cursor < len(self.lines):
             self._compare(chained)
         else:
@@ -120,9 +132,9 @@ class Ledger:
             raise LedgerError(
                 f"{where}: no JSON ({str(error)[:80]}). Restore the file, or begin a new folder."
             ) from error
-        if not isinstance(line, dict) or line.get("event") not in _EVENTS:
+        if not isinstance(line, dict):
             raise LedgerError(f"{where}: no event of a ledger. Restore the file, or begin a new folder.")
-        if number == 1 and (line["event"] != BEGIN or line.get("format") != FORMAT):
+        if number == 1 and (line.get("event") != BEGIN or line.get("format") != FORMAT):
             raise LedgerError(
                 f"{where}: expected the beginning of a ledger of the format {FORMAT}; begin a new folder."
             )
@@ -131,31 +143,35 @@ class Ledger:
                 f"{where}: its digest does not fit its content and the lines before it; the file was changed. Restore it, or "
                 "begin a new folder."
             )
+        wrong = wrong_field(line)
+        if wrong is not None:
+            raise LedgerError(f"{where}: {wrong}. Restore the file, or begin a new folder.")
         return line
 
-    def _torn_step(self) -> int:
-        """Drop the lines of a last step that is not whole; return their length in bytes."""
+    def _drop_torn_step(self) -> None:
+        """Drop the lines of a last step that is not whole."""
         if not self.lines or self.lines[-1]["event"] != EDIT:
-            return 0
-        step = self.lines[-1]["step"]
-        whole = [line for line in self.lines if line["event"] == EDIT and line["step"] == step]
-        if len(whole) == self.lines[-1]["of"]:
-            return 0
-        del self.lines[-len(whole) :]
-        return sum(len(json.dumps(line, allow_nan=False)) + 1 for line in whole)
+            return
+        last, count = self.lines[-1], 0
+        for line in reversed(self.lines):
+            if line["event"] != EDIT or line["step"] != last["step"]:
+                break
+            count += 1
+        if count < last["of"]:
+            del self.lines[-count:]
 
 
 def _chained(chain: str, line: Mapping[str, Any]) -> str:
-    content = {key: value for key, value in _plain(line).items() if key not in _TIMES}
+    content = {key: value for key, value in plain(line).items() if key not in _TIMES}
     return hashlib.sha256((chain + json.dumps(content, sort_keys=True)).encode()).hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Turn what JSON has no word for into null, and tuples into lists."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return value

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nas_plugin.admission import Item
-from nas_plugin.errors import LedgerError, ResumeError
+from nas_plugin.errors import ResumeError
 from nas_plugin.history import digest_of
-from nas_plugin.keep.ledger import BEGIN, EDIT, FOREIGN, REVERT, ROLLBACK, UNDO
+from nas_plugin.keep.ledger import EDIT, FOREIGN, REVERT, ROLLBACK, UNDO
+from nas_plugin.keep.replay import Replay
 from nas_plugin.progress import progress_bar
 from nas_plugin.report import WRITTEN
 from nas_plugin.request import EditRequest
@@ -31,7 +32,7 @@ def resume(session: EditSession, stream: Sequence[EditRequest] | None) -> int:
 
     Raises:
         ResumeError: Something differs or is missing.
-        LedgerError: A line lacks a field.
+        LedgerError: The lines contradict each other.
     """
     keeper = session.keeper
     if keeper is None:
@@ -43,6 +44,8 @@ def resume(session: EditSession, stream: Sequence[EditRequest] | None) -> int:
         return 0
     session.prepare()
     keeper.check(session)
+    # All lines, before the first is carried out.
+    Replay.of(ledger.lines, ledger.path)
     edits = [line for line in ledger.lines if line["event"] == EDIT]
     if stream is not None:
         _check_order(edits, stream)
@@ -51,10 +54,7 @@ def resume(session: EditSession, stream: Sequence[EditRequest] | None) -> int:
     with progress_bar("edits since the last snapshot", len(ledger.lines) - ledger.cursor, session.progress) as bar:
         while ledger.cursor < len(ledger.lines):
             before = ledger.cursor
-            try:
-                _carry_out_next(session, ledger.lines, ledger.cursor)
-            except KeyError as error:
-                raise LedgerError(f"{ledger.path}, line {before + 1}: field {error} is missing.") from error
+            _carry_out_next(session, ledger.lines, ledger.cursor)
             bar.advance(bar.task_ids[0], ledger.cursor - before)
     last = next((line["weights"] for line in reversed(ledger.lines) if line["event"] == EDIT), None)
     if last is not None and ledger.lines[-1]["event"] == EDIT and session.weights_digest() != last:
@@ -84,8 +84,6 @@ def _carry_out_next(session: EditSession, lines: Sequence[Mapping[str, Any]], cu
         raise ResumeError(
             "the weights were changed by something else than the session, and the snapshot of that is gone; begin a new folder."
         )
-    elif event == BEGIN:
-        raise LedgerError("the ledger begins twice; restore the file, or begin a new folder.")
 
 
 def _item(line: Mapping[str, Any]) -> Item:

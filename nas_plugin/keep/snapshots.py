@@ -7,6 +7,7 @@ is written last. Two are kept. Only safetensors and JSON; nothing is pickled.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -23,8 +24,13 @@ from nas_plugin.files import read_tensors, sync_folder, write_json, write_tensor
 from nas_plugin.reading import parse_json
 
 FORMAT = "nas-plugin-snapshot-1"
+WITHOUT_IT = "without it resume() uses an earlier one, or carries out again what the ledger says."
+"""What a snapshot that cannot be used means."""
 _KEPT = 2
 _STATE, _MANIFEST = "state.safetensors", "manifest.json"
+# A million edits have a few hundred megabytes of history.
+_LONGEST = 2**29
+_CHUNK = 2**22
 
 
 def write_snapshot(folder: Path, name: str, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> None:
@@ -41,7 +47,8 @@ def write_snapshot(folder: Path, name: str, tensors: Mapping[str, Tensor], manif
         shutil.rmtree(left, ignore_errors=True)
     temporary = folder / f".{name}"
     digest = write_tensors(temporary / _STATE, tensors, {"format": FORMAT})
-    write_json(temporary / _MANIFEST, {**manifest, "format": FORMAT, "sha256": {_STATE: digest}})
+    content = {**manifest, "format": FORMAT, "sha256": {_STATE: digest}}
+    write_json(temporary / _MANIFEST, {**content, "digest": manifest_digest(content)})
     sync_folder(temporary)
     target = folder / name
     if target.exists():
@@ -50,6 +57,12 @@ def write_snapshot(folder: Path, name: str, tensors: Mapping[str, Tensor], manif
     sync_folder(folder)
     for old in names(folder)[_KEPT:]:
         shutil.rmtree(folder / old)
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """Return what a manifest notes of its own content, for a changed digit in it is still JSON."""
+    content = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def names(folder: Path) -> list[str]:
@@ -72,8 +85,8 @@ def read_snapshot(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         manifest = _read_manifest(path / _MANIFEST)
         tensors = _read_checked(path / _STATE, manifest["sha256"][_STATE])
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise SnapshotError(f"cannot read the snapshot {path}: {str(error)[:200]}; an earlier one is used.") from error
+    except (OSError, ValueError, LookupError, TypeError, MemoryError) as error:
+        raise SnapshotError(f"cannot read the snapshot {path}: {str(error)[:200]}; {WITHOUT_IT}") from error
     return tensors, manifest
 
 
@@ -147,13 +160,27 @@ def read_factors(path: Path, digest: str) -> dict[str, Tensor]:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    manifest = parse_json(path.read_bytes())
+    with path.open("rb") as file:
+        data = file.read(_LONGEST + 1)
+    if len(data) > _LONGEST:
+        raise ValueError("its manifest is too long for one")
+    manifest = parse_json(data)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(f"its manifest is none of the format {FORMAT}")
+    if manifest.get("digest") != manifest_digest(manifest):
+        raise ValueError("its manifest has not the digest that was noted")
     return manifest
 
 
 def _read_checked(path: Path, digest: str) -> dict[str, Tensor]:
-    if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+    if _sha256(path) != digest:
         raise ValueError(f"{path.name} has not the digest that was noted")
     return read_tensors(path)[1]
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -19,7 +19,8 @@ from nas_plugin.reading import number, short
 if TYPE_CHECKING:
     from nas_plugin.session import EditSession
 
-_DAMAGED = (KeyError, IndexError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError)
+DAMAGED = (KeyError, IndexError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError)
+"""What Python and torch raise over values that no session has saved."""
 
 
 def packed(session: EditSession) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -37,7 +38,8 @@ def packed(session: EditSession) -> tuple[dict[str, Tensor], dict[str, Any]]:
         changed, editors[str(layer)] = editor.state()
         tensors |= {f"{layer}.{name}": tensor for name, tensor in changed.items()}
         if editor.w0 is not session.weights.base[layer]:
-            tensors[f"{layer}.w0"] = editor.w0
+            # A copy: right after a foreign change it is the master itself, and no file holds one tensor under two names.
+            tensors[f"{layer}.w0"] = editor.w0.clone()
     return tensors, {
         "steps": session.steps,
         "editors": editors,
@@ -78,7 +80,7 @@ def unpack(
             fresh = editor.afresh(named["w0"].to(editor.w0.device) if "w0" in named else session.weights.base[layer])
             fresh.load_state(named, values["editors"][str(layer)], keys.get(layer, fresh.gain.base[:, :0]))
             editors[layer] = fresh
-    except _DAMAGED as error:
+    except DAMAGED as error:
         if isinstance(error, SnapshotError):
             raise
         reason = f"it lacks {error}" if isinstance(error, KeyError) else short(str(error), 200)

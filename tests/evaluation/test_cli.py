@@ -19,7 +19,7 @@ from nas_plugin.evaluation.runner import compare as comparing
 from tests.evaluation.runner_support import Here, count_down, lines_of, run_small, small_plan
 
 SMALL = ["--set", "mom2_n_samples=40", "--set", "nas_n_pilots=3", "--set", "v_num_grad_steps=5"]
-COMMANDS = ("demo", "run", "compare", "report", "knowedit", "wikibigedit")
+COMMANDS = ("demo", "run", "compare", "report", "log", "knowedit", "wikibigedit")
 
 
 def call(*arguments: str, code: int = 0) -> str:

@@ -30,12 +30,12 @@ def stream(count: int) -> list[dict[str, str]]:
     ]
 
 
-def kept(folder: Path | None, method: str = "MEMIT", **overrides: Any) -> EditSession:
+def kept(folder: Path | None, method: str = "MEMIT", model: Any = None, **overrides: Any) -> EditSession:
     """A fresh session on a fresh model, kept in a folder."""
     settings = {"layers": [0], "v_num_grad_steps": 3, "snapshot_every": 7, **overrides}
     hparams = tiny_hparams(method, **settings)
     return EditSession(
-        build_model("gpt2"),
+        build_model("gpt2") if model is None else model,
         build_tokenizer(),
         hparams,
         contexts=TEMPLATES,

@@ -60,3 +60,31 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     other.fingerprint = "0" * 64
     with pytest.raises(ResumeError, match="another model"):
         other.resume()
+
+
+def test_a_step_that_was_rolled_back_after_its_snapshot(tmp_path: Path) -> None:
+    session = kept(tmp_path)
+    for request in stream(7):
+        session.edit(request)
+    session.rollback()
+    session.edit(stream(9)[8])
+    resumed = kept(tmp_path)
+    assert resumed.resume() == 8 and same_state(session, resumed)
+
+
+def test_killed_between_a_snapshot_and_the_line_it_is_ahead_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = kept(tmp_path)
+    session.edit(stream(1))
+    with torch.no_grad():
+        session.em.weight(0).mul_(1.01)
+    with monkeypatch.context() as patch:
+        assert session.keeper is not None
+        patch.setattr(session.keeper.ledger, "put", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            session.edit(stream(2)[1])
+    once = kept(tmp_path)
+    once.resume()
+    once.edit(stream(3)[2])
+    again = kept(tmp_path)
+    again.resume()
+    assert same_state(once, again)
