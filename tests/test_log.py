@@ -347,7 +347,7 @@ def test_a_model_after_a_revert(tmp_path: Path) -> None:
 
 
 def test_a_model_in_half_precision(tmp_path: Path) -> None:
-    session = kept(tmp_path / "kept", model=build_model("gpt2", torch.bfloat16), snapshot_every=2)
+    session = kept(tmp_path / "kept", dtype=torch.bfloat16, snapshot_every=2)
     for request in stream(2):
         session.edit(request)
     session.model.save_pretrained(tmp_path / "model")

@@ -160,11 +160,9 @@ def read_factors(path: Path, digest: str) -> dict[str, Tensor]:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        data = file.read(_LONGEST + 1)
-    if len(data) > _LONGEST:
+    if path.stat().st_size > _LONGEST:
         raise ValueError("its manifest is too long for one")
-    manifest = parse_json(data)
+    manifest = parse_json(path.read_bytes())
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(f"its manifest is none of the format {FORMAT}")
     if manifest.get("digest") != manifest_digest(manifest):

@@ -30,16 +30,18 @@ def stream(count: int) -> list[dict[str, str]]:
     ]
 
 
-def kept(folder: Path | None, method: str = "MEMIT", model: Any = None, **overrides: Any) -> EditSession:
+def kept(
+    folder: Path | None, method: str = "MEMIT", dtype: torch.dtype = torch.float32, **overrides: Any
+) -> EditSession:
     """A fresh session on a fresh model, kept in a folder."""
     settings = {"layers": [0], "v_num_grad_steps": 3, "snapshot_every": 7, **overrides}
     hparams = tiny_hparams(method, **settings)
     return EditSession(
-        build_model("gpt2") if model is None else model,
+        build_model("gpt2", dtype),
         build_tokenizer(),
         hparams,
         contexts=TEMPLATES,
-        moments=moments("gpt2", hparams.layers, torch.float32, 0),
+        moments=moments("gpt2", hparams.layers, dtype, 0),
         anchor=None if not hparams.use_nas else 3.0,
         progress=False,
         keep=folder,
