@@ -32,9 +32,11 @@ def fitting(path: Path, manifest: Mapping[str, Any], ledger: Ledger) -> int:
     """
     try:
         return _lines(manifest, ledger)
-    except (LedgerError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except LedgerError as error:
+        reason = error.message
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else short(str(error), 200)
-        raise SnapshotError(f"{path} does not fit {ledger.path.name}: {reason}; {snapshots.WITHOUT_IT}") from error
+    raise SnapshotError(f"{path} does not fit {ledger.path.name}: {reason}; {snapshots.WITHOUT_IT}")
 
 
 def _lines(manifest: Mapping[str, Any], ledger: Ledger) -> int:
