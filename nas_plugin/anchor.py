@@ -10,6 +10,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,13 +124,31 @@ class Anchor:
             raise AnchorError(f"cannot read an anchor from {path}: {error}.") from error
         if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
             raise AnchorError(f"{path} is not an anchor file of this package ({_FORMAT}).")
+        return cls.from_values(content, str(path))
+
+    @classmethod
+    def from_values(cls, content: Any, where: str) -> Anchor:
+        """Make an anchor of its fields, as a file may hold them.
+
+        Args:
+            content: The fields.
+            where: The file, for messages.
+
+        Returns:
+            The anchor; call `check` before use.
+
+        Raises:
+            AnchorError: A field is missing, unknown or of the wrong type.
+        """
+        if not isinstance(content, dict):
+            raise AnchorError(f"{where}: the anchor is {short(content)}; measure it again.")
         types = {field.name: type(field.default) if field.name != "value" else float for field in fields(cls)}
         wrong = [key for key in content if key not in types] or [
             key for key, kind in types.items() if type(content.get(key)) is not kind
         ]
         if wrong:
             raise AnchorError(
-                f"{path}: field {short(wrong[0])} is missing, unknown or of the wrong type; measure the anchor again."
+                f"{where}: field {short(wrong[0])} is missing, unknown or of the wrong type; measure the anchor again."
             )
         return cls(**content)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,16 @@ class EditSession:
         self.editors = make_editors(self.hparams, foundation.moments.matrices, self.weights.base, folder)
         self._foundation = foundation
         return foundation
+
+    def take_measured(self, contexts: ContextTemplates, anchor: Anchor | None) -> None:
+        """Use measurements of an earlier session where none were given; what is prepared already stays.
+
+        Args:
+            contexts: Context templates.
+            anchor: The anchor.
+        """
+        given = self._given
+        self._given = replace(given, contexts=given.contexts or contexts, anchor=given.anchor or anchor)
 
     def edit(self, requests: Requests) -> StepReport:
         """Write one step: one request, or several at once.

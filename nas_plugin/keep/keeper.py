@@ -7,21 +7,24 @@ the factor log: keys and values of each step, of which `undo` and the histories 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from nas_plugin.anchor import Anchor
 from nas_plugin.errors import ResumeError, SnapshotError
 from nas_plugin.history import History
 from nas_plugin.keep import snapshots
 from nas_plugin.keep.digests import weights_digest
 from nas_plugin.keep.fitting import fitting
-from nas_plugin.keep.ledger import BEGIN, FORMAT, Ledger
+from nas_plugin.keep.ledger import BEGIN, FORMAT, Ledger, plain
 from nas_plugin.keep.replay import rolled_back_next
 from nas_plugin.keep.state import DAMAGED, packed, unpack
+from nas_plugin.locate.contexts import ContextTemplates
 from nas_plugin.writing import Factors
 
 if TYPE_CHECKING:
@@ -70,24 +73,48 @@ class Keeper:
                 "resume() first, or give an empty folder."
             )
         if self.ledger.cursor == 0:
-            self.ledger.put([_first_line(session)])
+            self.ledger.put([{**_subject(session), **_measured(session)}])
 
     def check(self, session: EditSession) -> None:
         """Refuse to go on with the edits of another session.
 
         Args:
-            session: The session, prepared.
+            session: The session, prepared with what `measured` returned.
 
         Raises:
-            ResumeError: Model, hyperparameters, statistics or format differ.
+            ResumeError: Statistics, contexts or anchor differ.
         """
-        ours, theirs = _first_line(session), self.ledger.lines[0]
-        for key, value in ours.items():
+        self._compare(_measured(session))
+
+    def check_subject(self, session: EditSession) -> None:
+        """Refuse another model, other hyperparameters or another format, before anything is measured.
+
+        Args:
+            session: The session.
+
+        Raises:
+            ResumeError: Something differs.
+        """
+        self._compare(_subject(session))
+
+    def _compare(self, ours: Mapping[str, Any]) -> None:
+        theirs = self.ledger.lines[0]
+        for key, value in plain(ours).items():
             if theirs.get(key) != value:
                 raise ResumeError(
                     f"{self.folder} was begun with another {key.replace('_', ' ')}: {str(theirs.get(key))[:80]}, now "
                     f"{str(value)[:80]}. Give the same, or another folder."
                 )
+
+    def measured(self) -> tuple[ContextTemplates, Anchor | None]:
+        """Return the contexts and the anchor that the ledger begins with: they need not be measured again.
+
+        Raises:
+            NasPluginError: They are none.
+        """
+        first, where = self.ledger.lines[0], str(self.ledger.path)
+        anchor = None if first["anchor"] is None else Anchor.from_values(first["anchor"], where)
+        return ContextTemplates.from_values(first["contexts"], where), anchor
 
     def factors(self, step: int, factors: StepFactors) -> None:
         """Note what a step wrote."""
@@ -210,8 +237,8 @@ class Keeper:
         return {layer: torch.cat(parts, 1) for layer, parts in columns.items()}
 
 
-def _first_line(session: EditSession) -> dict[str, Any]:
-    foundation = session.foundation
+def _subject(session: EditSession) -> dict[str, Any]:
+    """What is edited, and how."""
     return {
         "event": BEGIN,
         "format": FORMAT,
@@ -221,7 +248,14 @@ def _first_line(session: EditSession) -> dict[str, Any]:
         "hyperparameters": session.hparams.digest(),
         "parameters": list(session.parameter_names),
         "weights": session.weights_digest(),
-        "contexts": foundation.contexts.digest,
+    }
+
+
+def _measured(session: EditSession) -> dict[str, Any]:
+    """What was measured on the unedited model; of the statistics, which may take gigabytes, a digest."""
+    foundation = session.foundation
+    return {
+        "contexts": foundation.contexts.to_values(),
         "moments": weights_digest({str(layer): matrix for layer, matrix in foundation.moments.matrices.items()}),
-        "anchor": session.anchor_value,
+        "anchor": None if foundation.anchor is None else asdict(foundation.anchor),
     }

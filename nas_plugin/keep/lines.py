@@ -70,6 +70,14 @@ def _fact(value: Any) -> bool:
     return value is None or (_texts(value) and len(value) == 2)
 
 
+def _mapping(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _mapping_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, dict)
+
+
 def _truth(value: Any) -> bool:
     return isinstance(value, bool)
 
@@ -105,6 +113,8 @@ _FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
         "use_nas": _truth,
         "parameters": _texts,
         "weights": _text,
+        "contexts": _mapping,
+        "anchor": _mapping_or_none,
     },
     EDIT: {
         "id": _text,

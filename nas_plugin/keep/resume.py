@@ -42,6 +42,8 @@ def resume(session: EditSession, stream: Sequence[EditRequest] | None) -> int:
     ledger = keeper.ledger
     if not ledger.lines:
         return 0
+    keeper.check_subject(session)
+    session.take_measured(*keeper.measured())
     session.prepare()
     keeper.check(session)
     # All lines, before the first is carried out.

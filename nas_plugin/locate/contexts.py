@@ -15,6 +15,7 @@ import torch
 from nas_plugin.errors import PlaceholderError
 from nas_plugin.model.editable import EditableModel
 from nas_plugin.model.trace import as_found, forked_rng
+from nas_plugin.reading import short
 
 _OPENINGS = ("The", "Therefore", "Because", "I", "You")
 _TOTAL_TOKENS = 10
@@ -58,6 +59,33 @@ class ContextTemplates:
     def digest(self) -> str:
         """SHA-256 of the templates."""
         return hashlib.sha256(json.dumps(self.groups).encode()).hexdigest()
+
+    def to_values(self) -> dict[str, Any]:
+        """Return what JSON can hold of them."""
+        return {"groups": [list(group) for group in self.groups], "seed": self.seed}
+
+    @classmethod
+    def from_values(cls, values: Any, where: str) -> ContextTemplates:
+        """Make them of what `to_values` returned, and a file may have held since.
+
+        Args:
+            values: The values.
+            where: The file, for messages.
+
+        Returns:
+            The templates.
+
+        Raises:
+            PlaceholderError: They are none.
+        """
+        groups, seed = (values.get("groups"), values.get("seed")) if isinstance(values, dict) else (None, None)
+        if not isinstance(groups, list) or not all(
+            isinstance(group, list) and group and all(isinstance(text, str) for text in group) for group in groups
+        ):
+            raise PlaceholderError(f"{where}: the contexts' groups are {short(groups)}; expected lists of templates.")
+        if seed is not None and type(seed) is not int:
+            raise PlaceholderError(f"{where}: the contexts' seed is {short(seed)}; expected a whole number.")
+        return cls(tuple(map(tuple, groups)), seed)
 
     @classmethod
     def bare(cls) -> ContextTemplates:

@@ -12,8 +12,10 @@ import torch
 
 from nas_plugin.errors import ResumeError
 from nas_plugin.keep.snapshots import names
+from nas_plugin.session import EditSession
+from tests.conftest import build_model, build_tokenizer
 from tests.promises.keeping import kept, same_state, stream
-from tests.support import METHOD_NAMES
+from tests.support import METHOD_NAMES, moments, tiny_hparams
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
@@ -88,3 +90,26 @@ def test_killed_between_a_snapshot_and_the_line_it_is_ahead_of(tmp_path: Path, m
     again = kept(tmp_path)
     again.resume()
     assert same_state(once, again)
+
+
+def test_contexts_and_anchor_are_taken_from_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def session() -> EditSession:
+        hparams = tiny_hparams("MEMIT", layers=[0], v_num_grad_steps=3)
+        return EditSession(
+            build_model("gpt2"), build_tokenizer(), hparams, moments=moments("gpt2", (0,), torch.float32, 0), progress=False,
+            keep=tmp_path,
+        )  # fmt: skip
+
+    first = session()
+    for request in stream(3):
+        first.edit(request)
+
+    def never(*_: object, **__: object) -> None:
+        pytest.fail("it was measured again")
+
+    monkeypatch.setattr("nas_plugin.foundation.generate_contexts", never)
+    monkeypatch.setattr("nas_plugin.foundation.measure_anchor", never)
+    second = session()
+    assert second.resume() == 3
+    assert second.foundation.contexts == first.foundation.contexts and second.anchor == first.anchor
+    assert same_state(first, second)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nas_plugin.anchor import Anchor
 from nas_plugin.errors import ResumeError, RunFolderError, SnapshotError
-from nas_plugin.evaluation.records import Fields, read_object
+from nas_plugin.evaluation.records import read_object
 from nas_plugin.files import read_tensors, write_json, write_tensors
 from nas_plugin.keep.state import packed, unpack
 from nas_plugin.locate.contexts import ContextTemplates
@@ -47,7 +47,7 @@ class Measured:
         if self.anchor is not None:
             self.anchor.save(folder / _ANCHOR)
         self.moments.save(folder / _MOMENTS)
-        write_json(folder / _CONTEXTS, {"groups": self.contexts.groups, "seed": self.contexts.seed})
+        write_json(folder / _CONTEXTS, self.contexts.to_values())
 
     @classmethod
     def load(cls, folder: Path) -> Measured | None:
@@ -60,17 +60,13 @@ class Measured:
             The measurements, None if they were not saved to the end.
 
         Raises:
-            RunFolderError: The contexts are damaged.
+            NasPluginError: Something is damaged.
         """
         if not (folder / _CONTEXTS).exists():
             return None
-        contexts = Fields(read_object(folder / _CONTEXTS), str(folder / _CONTEXTS))
-        groups = contexts.get("groups", list)
-        if not all(isinstance(group, list) and group and all(isinstance(t, str) for t in group) for group in groups):
-            raise RunFolderError(f"{contexts.where}, field groups: {short(groups)}; expected lists of templates.")
         anchor = folder / _ANCHOR
         return cls(
-            ContextTemplates(tuple(map(tuple, groups)), contexts.maybe("seed", int)),
+            ContextTemplates.from_values(read_object(folder / _CONTEXTS), str(folder / _CONTEXTS)),
             SecondMoments.load(folder / _MOMENTS),
             Anchor.load(anchor) if anchor.exists() else None,
         )
