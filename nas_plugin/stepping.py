@@ -99,6 +99,10 @@ class _Step:
         going = [todo[number] for number in kept]
         solved = solved.only(kept)
         targets = anchored(solved, session.foundation.anchor, hparams.nas_skip_factor)
+        for item, skipped in zip(going, targets.skipped.tolist(), strict=True):
+            if skipped:
+                # Before anything is forgotten: what is not written takes no other edit's place.
+                item.drop(SKIPPED, "its value exceeds nas_skip_factor anchors")
         replaced = session.history.columns_of({name for item in going for name in item.replaces})
         for editor in session.editors.values():
             editor.forget(replaced)
@@ -162,8 +166,6 @@ class _Step:
                 "written_norm": float(written),
                 "skipped": bool(skipped),
             }
-            if bool(skipped):
-                item.drop(SKIPPED, "its value exceeds nas_skip_factor anchors")
 
     def refuse(self, todo: Sequence[Item], reason: str) -> None:
         """Reject what was to be written; the weights are as before."""

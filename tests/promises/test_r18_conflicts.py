@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nas_plugin.errors import ConflictError
-from tests.promises.keeping import kept, stream, without_times
+from tests.promises.keeping import kept, same_state, stream, without_times
 from tests.support import METHOD_NAMES
 
 FIRST = stream(1)[0]
@@ -67,3 +67,23 @@ def test_neither_is_allowed_if_asked(second: dict) -> None:
 def test_within_one_step_the_later_is_written() -> None:
     done = kept(None).edit([FIRST, OTHER, {**OTHER, "case_id": "again"}])
     assert [edit.status for edit in done.edits] == ["skipped", "written", "skipped"]
+
+
+def test_an_edit_that_nas_skips_takes_no_place(tmp_path: Path) -> None:
+    norms, edits = {}, {}
+    for target in ("Sega", "Dutch", "Madrid", FIRST["target_new"]):
+        edits[target] = {**FIRST, "case_id": target, "target_new": target}
+        norms[target] = kept(None, "AlphaEdit").edit(edits[target]).edits[0].value_norm
+    small, large = min(norms, key=norms.__getitem__), max(norms, key=norms.__getitem__)
+    # The anchor is 3; the factor lies between the two. The second norm is measured again, on the edited model.
+    session = kept(tmp_path, "AlphaEdit", nas_skip_factor=1.01 * norms[small] / 3.0)
+    first = session.edit(edits[small]).edits[0]
+    second = session.edit(edits[large]).edits[0]
+    assert (first.status, second.status, second.replaces) == ("written", "skipped", ())
+    entry = session.history.find(first.id)
+    assert entry is not None and entry.stands
+    # Both keys are in the gain, and in the history that a resumed session makes it of.
+    assert session.editors[0].gain.keys.shape[1] == len(session.history.counting()) == 2
+    resumed = kept(tmp_path, "AlphaEdit", nas_skip_factor=1.01 * norms[small] / 3.0)
+    resumed.resume()
+    assert same_state(session, resumed)
