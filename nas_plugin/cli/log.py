@@ -137,7 +137,7 @@ def _paragraph(found: Summary) -> Text:
     parts = [
         f"{found.method} on the model {found.model[:_SHORT]}.",
         f"{edits} edits{': ' if by_status else ''}{by_status}.",
-        f"|W|/|W0| {'not known since an undo or a foreign change' if found.norm is None else f'{found.norm:.4f}'}.",
+        f"|W|/|W0| {'not known since a foreign change' if found.norm is None else f'{found.norm:.4f}'}.",
         f"{found.seconds:.1f} seconds.",
         f"Alarms: {found.alarms}.",
     ]

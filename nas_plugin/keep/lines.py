@@ -137,6 +137,6 @@ _FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
     },
     ROLLBACK: {},
     REVERT: {},
-    UNDO: {"ids": _texts, "weights": _text},
+    UNDO: {"ids": _texts, "weights": _text, "norm_after": _number},
     FOREIGN: {"weights": _text},
 }

@@ -108,7 +108,7 @@ class Replay:
             now = self._before or now
         elif event == UNDO:
             self.history.take_back(first["ids"], UNDONE)
-            now = Mark(first["weights"], None)
+            now = Mark(first["weights"], first["norm_after"])
         elif event != BEGIN:
             self.history.clear()
             now = self.marks[0] if event == REVERT else Mark(first["weights"], None)

@@ -49,7 +49,8 @@ def undo(session: EditSession, ids: Sequence[str]) -> None:
     editors = {layer: editor for layer, (_, editor) in rebuilt.items()}
     served = {layer: editors[layer].view(matrix) for layer, matrix in masters.items()}
     session.weights.check_finite(served)
-    session.keeper.ledger.put([{"event": UNDO, "ids": chosen, "weights": session.weights_digest(served)}])
+    after = {"weights": session.weights_digest(served), "norm_after": session.weights.total_of(served)}
+    session.keeper.ledger.put([{"event": UNDO, "ids": chosen, **after}])
     session.weights.put(masters, served)
     session.editors, session.history = editors, history
     session.forget_rollback()
