@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from nas_plugin.anchor import Anchor, measure_anchor
 from nas_plugin.errors import AnchorError, EditedModelError
@@ -19,7 +21,7 @@ from nas_plugin.locate.sequences import Locator
 from nas_plugin.locate.stored import moments_for, statistics_folder
 from nas_plugin.model.editable import EditableModel
 from nas_plugin.pilots import pilot_requests
-from nas_plugin.request import EditRequest
+from nas_plugin.request import EditRequest, as_requests
 from nas_plugin.solve.descent import SolverSettings
 from nas_plugin.solve.stopping import BatchMeanLoss
 from nas_plugin.solve.target import TargetSolver
@@ -46,6 +48,34 @@ class Given:
     moments: SecondMoments | None = None
     anchor: Anchor | None = None
     pilots: Sequence[EditRequest] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        contexts: ContextTemplates | Sequence[Sequence[str]] | None,
+        moments: SecondMoments | Mapping[int, Tensor] | None,
+        anchor: Anchor | float | None,
+        pilots: Any,
+    ) -> Given:
+        """Take it in the forms that callers have it in.
+
+        Args:
+            contexts: Templates, or groups of them.
+            moments: Second moments, or layer -> matrix `(d_in, d_in)`.
+            anchor: An anchor, or tau.
+            pilots: Requests or records.
+
+        Returns:
+            The same.
+        """
+        return cls(
+            contexts
+            if contexts is None or isinstance(contexts, ContextTemplates)
+            else ContextTemplates(tuple(tuple(group) for group in contexts)),
+            moments if moments is None or isinstance(moments, SecondMoments) else SecondMoments(dict(moments)),
+            Anchor(float(anchor)) if isinstance(anchor, int | float) else anchor,
+            None if pilots is None else as_requests(pilots),
+        )
 
 
 @dataclass(frozen=True)

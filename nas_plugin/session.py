@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,11 +14,11 @@ from nas_plugin.admission import STOP, Requests, admit, read
 from nas_plugin.anchor import Anchor
 from nas_plugin.editors import make_editors
 from nas_plugin.errors import EditedModelError
+from nas_plugin.following import follow
 from nas_plugin.foundation import Foundation, Given, lay_foundation
 from nas_plugin.history import TAKEN_BACK, History
 from nas_plugin.keep import Keeper, undo
 from nas_plugin.keep.digests import weights_digest
-from nas_plugin.keep.ledger import FOREIGN as FOREIGN_EVENT
 from nas_plugin.keep.ledger import REVERT, ROLLBACK
 from nas_plugin.keep.resume import resume
 from nas_plugin.locate.contexts import ContextTemplates
@@ -33,10 +32,8 @@ from nas_plugin.request import EditRequest, as_requests
 from nas_plugin.solve.descent import SolverSettings
 from nas_plugin.solve.target import SolvedTargets, TargetSolver
 from nas_plugin.stepping import carry_out
-from nas_plugin.weights import FOREIGN, RESET, ROLLED_BACK, EditedWeights
+from nas_plugin.weights import EditedWeights
 from nas_plugin.write import METHODS, LayerEditor
-
-logger = logging.getLogger(__name__)
 
 
 class EditSession:
@@ -88,14 +85,7 @@ class EditSession:
         self.editors: dict[int, LayerEditor] = {}
         folder = keep if keep is not None else hparams.keep_dir
         self.keeper = None if folder is None else Keeper(Path(folder), hparams.snapshot_every)
-        self._given = Given(
-            contexts
-            if contexts is None or isinstance(contexts, ContextTemplates)
-            else ContextTemplates(_grouped(contexts)),
-            moments if moments is None or isinstance(moments, SecondMoments) else SecondMoments(dict(moments)),
-            Anchor(float(anchor)) if isinstance(anchor, int | float) else anchor,
-            None if pilots is None else as_requests(pilots),
-        )
+        self._given = Given.of(contexts, moments, anchor, pilots)
         self._edited = edited
         self.progress = progress
         self._foundation: Foundation | None = None
@@ -184,7 +174,7 @@ class EditSession:
         self.prepare()
         if self.keeper is not None:
             self.keeper.begin(self)
-        self._follow_weights()
+        follow(self)
         admit(items, self.history, self.hparams.on_conflict)
         return carry_out(self, items, started)
 
@@ -222,7 +212,7 @@ class EditSession:
         self.prepare()
         if self.keeper is not None:
             self.keeper.begin(self)
-        self._follow_weights()
+        follow(self)
         undo(self, ids)
 
     def rollback(self) -> None:
@@ -242,7 +232,7 @@ class EditSession:
         if self.keeper is not None and self._foundation is not None:
             self.keeper.begin(self)
             self.keeper.ledger.put([{"event": REVERT}])
-        self._restart(None)
+        self.restart(None)
 
     def state_of_weights(self) -> str:
         """Say what somebody did to the edited weights since the last write; see `EditedWeights.state`."""
@@ -298,29 +288,12 @@ class EditSession:
         """Tokenise once before any model call, so that what cannot be tokenised changes nothing."""
         self.locator.sequence(request, "{}", self.locator.target_ids(request)[:-1])
 
-    def _follow_weights(self) -> None:
-        state = self.weights.state()
-        if state == ROLLED_BACK:
-            logger.info("the last step was rolled back by the caller; the state of %s follows", self.hparams.alg_name)
-            self.rollback()
-        elif state == RESET:
-            logger.info("the model was restored by the caller; %s starts afresh", self.hparams.alg_name)
-            self.revert()
-        elif state == FOREIGN:
-            logger.warning(
-                "the edited weights were changed by something else than this session: %s forgets its %d steps and goes on "
-                "from the weights as they are; statistics and anchor stay those of the unedited model",
-                self.hparams.alg_name,
-                self.steps,
-            )
-            current = self.weights.current()
-            self._restart(current)
-            if self.keeper is not None:
-                # First the snapshot: the weights are nowhere else, and the ledger may only say what can be done again.
-                self.keeper.snapshot(self, ahead=1)
-                self.keeper.ledger.put([{"event": FOREIGN_EVENT, "weights": self.weights_digest()}])
+    def restart(self, base: Mapping[int, Tensor] | None) -> None:
+        """Forget all edits and begin afresh; the ledger is not told.
 
-    def _restart(self, base: Mapping[int, Tensor] | None) -> None:
+        Args:
+            base: Layer -> matrix to begin from; None puts the unedited ones back.
+        """
         self.weights.restart(base)
         self.editors = {layer: editor.afresh(self.weights.master[layer]) for layer, editor in self.editors.items()}
         self.steps = 0
@@ -349,7 +322,3 @@ class EditSession:
         """
         for layer, snapshot in snapshots.items():
             self.editors[layer].restore(snapshot)
-
-
-def _grouped(templates: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(group) for group in templates)
