@@ -126,7 +126,7 @@ def load_edits(model: nn.Module, path: str | Path, *, check: bool = True) -> Loa
         found = weights_fingerprint(model)
         if found != about.base:
             raise EditsError(
-                f"{path}: the edits were made on a model with the fingerprint {short(about.base)}, this one has {found!r}: "
+                f"{path}: the edits were made on a model with the fingerprint {about.base[:64]!r}, this one has {found!r}: "
                 "another model, another dtype, or edited already. Load the unedited model they were made on; if you know that "
                 "these parameters belong here, pass check=False."
             )
