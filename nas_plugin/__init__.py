@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         NASPRUNEHparams,
         NASRECTHparams,
     )
+    from nas_plugin.keep.edits import LoadedEdits, load_edits
     from nas_plugin.report import EditReport, StepReport
     from nas_plugin.request import EditRequest
     from nas_plugin.session import EditSession
@@ -28,6 +29,7 @@ __all__ = [
     "EditReport",
     "EditRequest",
     "EditSession",
+    "LoadedEdits",
     "NASAlphaEditHparams",
     "NASENCOREHparams",
     "NASLyapLockHparams",
@@ -37,6 +39,7 @@ __all__ = [
     "Preloaded",
     "StepReport",
     "commit_edits",
+    "load_edits",
     "register",
     "unregister",
 ]
@@ -46,9 +49,11 @@ _HOMES = {
     "EditReport": "nas_plugin.report",
     "EditRequest": "nas_plugin.request",
     "EditSession": "nas_plugin.session",
+    "LoadedEdits": "nas_plugin.keep.edits",
     "Preloaded": "nas_plugin.easyedit",
     "StepReport": "nas_plugin.report",
     "commit_edits": "nas_plugin.easyedit",
+    "load_edits": "nas_plugin.keep.edits",
     "register": "nas_plugin.easyedit",
     "unregister": "nas_plugin.easyedit",
 }

@@ -128,6 +128,10 @@ class UndoError(KeepError):
     """An edit cannot be undone: unknown, undone before, or nothing was kept to undo it with."""
 
 
+class EditsError(NasPluginError, ValueError):
+    """A file of edits is damaged or of another format, or its parameters do not fit the model they are to be put into."""
+
+
 class MeasureError(NasPluginError, ValueError):
     """A measurement was asked for that cannot be made: an unknown metric, outputs of other cases, too little to measure."""
 

@@ -19,6 +19,7 @@ from nas_plugin.foundation import Foundation, Given, lay_foundation
 from nas_plugin.history import TAKEN_BACK, History
 from nas_plugin.keep import Keeper, undo
 from nas_plugin.keep.digests import weights_digest
+from nas_plugin.keep.edits import save_edits
 from nas_plugin.keep.ledger import REVERT, ROLLBACK
 from nas_plugin.keep.resume import resume
 from nas_plugin.locate.contexts import ContextTemplates
@@ -233,6 +234,10 @@ class EditSession:
             self.keeper.begin(self)
             self.keeper.ledger.put([{"event": REVERT}])
         self.restart(None)
+
+    def save_edits(self, path: str | Path) -> None:
+        """Write the edited parameters, and nothing else, to a safetensors file that `nas_plugin.load_edits` reads."""
+        save_edits(self, path)
 
     def state_of_weights(self) -> str:
         """Say what somebody did to the edited weights since the last write; see `EditedWeights.state`."""

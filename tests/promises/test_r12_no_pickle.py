@@ -27,12 +27,14 @@ from nas_plugin.evaluation.runner.load import load_hparams
 from nas_plugin.evaluation.runner.state import Measured, load_state, save_state
 from nas_plugin.evaluation.streams import load_stream
 from nas_plugin.hparams import NASMEMITHparams
+from nas_plugin.keep.edits import load_edits
 from nas_plugin.keep.ledger import Ledger
 from nas_plugin.keep.snapshots import read_factors, read_snapshot
 from nas_plugin.locate.moments import SecondMoments
 from nas_plugin.locate.stored import read_npz
 from nas_plugin.locate.texts import texts_of
 from nas_plugin.pilots import pilot_requests
+from tests.conftest import build_model
 from tests.promises.keeping import kept
 
 SOURCES = sorted(Path(nas_plugin.__file__).parent.rglob("*.py"))
@@ -236,6 +238,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "ledger": ("ledger.jsonl", ended_ledger),
     "snapshot": ("manifest.json", lambda path: read_snapshot(path.parent)),
     "factors": ("x.safetensors", lambda path: read_factors(path, hashlib.sha256(path.read_bytes()).hexdigest())),
+    "edits": ("x.safetensors", lambda path: load_edits(build_model("gpt2"), path)),
     "arrays": ("x.npz", read_npz),
 }
 
