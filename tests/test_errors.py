@@ -129,3 +129,29 @@ def whole(node: ast.AST, name: str) -> list[int]:
 
 def called(call: ast.Call) -> str | None:
     return getattr(call.func, "id", getattr(call.func, "attr", None))
+
+
+def said(path: Path) -> list[str]:
+    """All texts of a source, with a NUL where a value goes."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            found.append("".join(str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(node.value)
+    return found
+
+
+@pytest.fixture(scope="module")
+def texts() -> str:
+    return "\0".join(text for path in sorted(PACKAGE.rglob("*.py")) for text in said(path))
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_symptom_is_what_the_message_says(name: str, texts: str) -> None:
+    """Whoever looks for a message in the documentation finds it: words in capitals, numbers and dots stand for values."""
+    symptom = re.split(r"^- \*\*Cause", dict(entries())[name], flags=re.MULTILINE)[0]
+    quoted = re.findall(r"`([^`]+)`", re.sub(r"\s+", " ", symptom))
+    pieces = [part for text in quoted for part in re.split(r"\b[A-Z][A-Z_]*\b|\.\.\.|\b\d+\b", text)]
+    pieces = [piece.strip(" '\"()[]:;,.") for piece in pieces]
+    assert [piece for piece in pieces if len(piece) > 5 and piece not in texts] == []
