@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nas_plugin.errors import LedgerError, SnapshotError
+from nas_plugin.files import write_json
 from nas_plugin.keep.snapshots import names, read_snapshot
 from nas_plugin.session import EditSession
 from tests.promises.keeping import kept, same_state, stream
@@ -98,3 +100,23 @@ def test_a_damaged_ledger_is_refused_and_half_a_line_is_cut(whole: tuple[Path, E
             line["chain"]
             for line in whole[1].keeper.ledger.lines  # type: ignore[union-attr]
         }
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "folder" / "file.json"
+    old = os.umask(0o027)
+    try:
+        write_json(path, {"a": 1})
+    finally:
+        os.umask(old)
+    # Who may read it is the user's to say, as with any file.
+    assert path.stat().st_mode & 0o777 == 0o640
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "no space left")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_json(path, {"a": 2})
+    assert [file.name for file in path.parent.iterdir()] == ["file.json"] and path.read_bytes() == before
