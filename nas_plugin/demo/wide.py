@@ -2,7 +2,7 @@
 
 The shipped model has 256 dimensions of keys at the edited layer, fewer than a stream of 300 edits needs: whatever one edit
 writes, others disturb. Large models have some 14,000. This one is trained in the same world at twice the hidden size, and then
-its MLPs get units with random input weights and no output: it computes what it computed, but its keys span 2,048
+its MLPs get units with random input weights and no output: it computes what it computed, but its keys span 4,096
 dimensions.
 """
 
@@ -24,7 +24,7 @@ from nas_plugin.demo.world import World
 
 logger = logging.getLogger(__name__)
 
-WIDTH = 2048
+WIDTH = 4096
 _SPREAD, _SHIFT = 2.0, 2.0
 """Standard deviation of the new units' inputs, and how far below zero their mean lies: few are on for any one subject."""
 _TEXTS = 200
