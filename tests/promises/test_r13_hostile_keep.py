@@ -28,6 +28,8 @@ from tests.support import edited_matrices
 
 # One that carries its history, so that factors are read; few and short edits, for there are many examples.
 METHOD, SETTINGS = "AlphaEdit", {"v_num_grad_steps": 1, "snapshot_every": 2}
+# A model is made and edits are carried out again, which is half a second of honest work, and two on a busy machine.
+WORKING = 10.0
 
 
 def begun(folder: Path) -> EditSession:
@@ -122,11 +124,11 @@ def resumed(session: EditSession) -> bool:
 def check(folder: Path) -> None:
     """Look at the folder, verify it, and go on with it: in the end there are finite weights, or those of the unedited model."""
     survives(lambda: looked_at(folder))
-    survives(lambda: verify(read_log(folder)))
-    session = survives(lambda: begun(folder))
+    survives(lambda: verify(read_log(folder)), WORKING)
+    session = survives(lambda: begun(folder), WORKING)
     if session is not None:
         session.prepare()
-        survives(lambda: resumed(session))
+        survives(lambda: resumed(session), WORKING)
         assert all(bool(torch.isfinite(matrix).all()) for matrix in edited_matrices(session))
 
 

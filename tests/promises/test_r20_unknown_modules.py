@@ -35,10 +35,10 @@ TEMPLATES = {
 
 def refused(family: str, **overrides: Any) -> str:
     model, tok, hparams = build_model(family), build_tokenizer(), tiny_hparams("MEMIT", **overrides)
-    before, started = digests(model), time.perf_counter()
+    before, started = digests(model), time.process_time()
     with counted_calls(model) as calls, pytest.raises(UnknownLayerError) as caught:
         EditSession(model, tok, hparams, progress=False)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
     assert calls == [] and digests(model) == before
     return caught.value.message
 
