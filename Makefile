@@ -53,15 +53,17 @@ wheel-test: constraints.txt constraints-common.txt
 	$(VENV_WHEEL)/bin/python -I tests/wheel_check.py
 
 # EasyEdit's wheel pins versions that cannot be installed any more, hence --no-deps.
-$(VENV)/.installed: PINS := constraints.txt
+$(VENV)/.installed: PINS := constraints-docs.txt
+$(VENV)/.installed: EXTRAS := dev,docs
 $(VENV_TF4)/.installed: PINS := constraints-tf4.txt
-$(VENV)/.installed: constraints.txt
+$(VENV_TF4)/.installed: EXTRAS := dev
+$(VENV)/.installed: constraints.txt constraints-docs.txt
 $(VENV_TF4)/.installed: constraints-tf4.txt
 $(VENV)/.installed $(VENV_TF4)/.installed: pyproject.toml constraints-common.txt
 	@echo "building $(@D): a few minutes, once"
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet -c $(PINS) torch==2.13.0
-	$(@D)/bin/python -m pip install --quiet -c $(PINS) -e '.[dev]'
+	$(@D)/bin/python -m pip install --quiet -c $(PINS) -e '.[$(EXTRAS)]'
 	$(@D)/bin/python -m pip install --quiet --no-deps easyeditor==0.0.1.dev0
 	touch $@
 
