@@ -93,6 +93,21 @@ class Foundation:
     anchor: Anchor | None
 
 
+@dataclass(frozen=True)
+class KeptAnchor:
+    """The anchor of a model and method.
+
+    Attributes:
+        anchor: The anchor, with its provenance.
+        path: Its file; None if it is kept nowhere.
+        measured: Whether it was measured just now; False if it was there.
+    """
+
+    anchor: Anchor
+    path: Path | None
+    measured: bool
+
+
 def lay_foundation(
     em: EditableModel,
     locator: Locator,
@@ -125,22 +140,56 @@ def lay_foundation(
     if given.moments is not None:
         # On an edited model the fingerprint is not the one the statistics were taken with.
         given.moments.check(em, given.moments.provenance.get("model", fingerprint) if edited else fingerprint)
-    contexts = (
-        given.contexts if given.contexts is not None else generate_contexts(em, locator.tok, hparams.context_seed)
-    )
+    contexts = contexts_for(em, locator, hparams, given)
     moments = given.moments
     if moments is None:
         moments = moments_for(em, locator, hparams, fingerprint, progress=progress)
     if not hparams.use_nas:
         return Foundation(contexts, moments, None)
+    kept = anchor_for(em, locator, hparams, fingerprint, contexts, given, edited=edited, progress=progress)
+    return Foundation(contexts, moments, kept.anchor)
+
+
+def contexts_for(em: EditableModel, locator: Locator, hparams: Any, given: Given) -> ContextTemplates:
+    """Take the context templates that are given, or let the model write them; see `lay_foundation`."""
+    if given.contexts is not None:
+        return given.contexts
+    return generate_contexts(em, locator.tok, hparams.context_seed)
+
+
+def anchor_for(
+    em: EditableModel,
+    locator: Locator,
+    hparams: Any,
+    fingerprint: str,
+    contexts: ContextTemplates,
+    given: Given,
+    *,
+    edited: bool,
+    progress: bool,
+) -> KeptAnchor:
+    """Take the anchor that is given, read the stored one, or measure and store it.
+
+    Args:
+        em: The model, unedited.
+        locator: Builds token sequences.
+        hparams: Hyperparameters.
+        fingerprint: Fingerprint of the model's weights.
+        contexts: Context templates.
+        given: What need not be measured.
+        edited: The model is known to be edited: a given anchor is not compared with it.
+        progress: Show a progress bar.
+
+    Returns:
+        The anchor.
+    """
     solver = _anchor_solver(em, locator, contexts, hparams)
     provenance = {"model": fingerprint, "hparams": _anchor_digest(solver, hparams), "contexts": solver.contexts.digest}
-    anchor = given.anchor
-    if anchor is None:
-        anchor = _stored_or_measured(solver, given.pilots, hparams, provenance, progress)
-    elif not edited:
-        anchor.check(fingerprint, em.value_layer, provenance["hparams"])
-    return Foundation(contexts, moments, anchor)
+    if given.anchor is None:
+        return _stored_or_measured(solver, given.pilots, hparams, provenance, progress)
+    if not edited:
+        given.anchor.check(fingerprint, em.value_layer, provenance["hparams"])
+    return KeptAnchor(given.anchor, None, False)
 
 
 def _refuse_measuring(given: Given, use_nas: bool) -> None:
@@ -155,13 +204,13 @@ def _refuse_measuring(given: Given, use_nas: bool) -> None:
 
 def _stored_or_measured(
     solver: TargetSolver, pilots: Sequence[EditRequest] | None, hparams: Any, provenance: dict[str, str], progress: bool
-) -> Anchor:
+) -> KeptAnchor:
     path = _anchor_path(solver, hparams, provenance, pilots)
     if path is not None and path.exists():
         anchor = Anchor.load(path)
         anchor.check(provenance["model"], solver.em.value_layer, provenance["hparams"])
         logger.info("anchor %.4f read from %s", anchor.value, path)
-        return anchor
+        return KeptAnchor(anchor, path, False)
     anchor = measure_anchor(
         solver,
         pilots if pilots is not None else pilot_requests(hparams.nas_pilots),
@@ -173,7 +222,7 @@ def _stored_or_measured(
     )
     if path is not None:
         anchor.save(path)
-    return anchor
+    return KeptAnchor(anchor, path, True)
 
 
 def _anchor_path(

@@ -87,7 +87,7 @@ class EditSession:
         folder = keep if keep is not None else hparams.keep_dir
         self.keeper = None if folder is None else Keeper(Path(folder), hparams.snapshot_every)
         self._given = Given.of(contexts, moments, anchor, pilots)
-        self._edited = edited
+        self.edited = edited
         self.progress = progress
         self._foundation: Foundation | None = None
         self._targets: TargetSolver | None = None
@@ -126,24 +126,37 @@ class EditSession:
         """
         if self._foundation is not None:
             return self._foundation
-        if not self.weights.is_base():
-            raise EditedModelError(
-                "the model's weights have changed since this session began; contexts, statistics and anchor are measured on the "
-                "unedited model only. Restore it, or make a new session."
-            )
+        self.check_unedited()
         foundation = lay_foundation(
             self.em,
             self.locator,
             self.hparams,
             self.fingerprint,
             self._given,
-            edited=self._edited,
+            edited=self.edited,
             progress=self.progress,
         )
         folder = None if self.hparams.stats_dir is None else statistics_folder(self.em, self.hparams, self.fingerprint)
         self.editors = make_editors(self.hparams, foundation.moments.matrices, self.weights.base, folder)
         self._foundation = foundation
         return foundation
+
+    @property
+    def given(self) -> Given:
+        """What need not be measured."""
+        return self._given
+
+    def check_unedited(self) -> None:
+        """Refuse to measure on a model that is not what it was when the session began.
+
+        Raises:
+            EditedModelError: Its edited weights have changed.
+        """
+        if not self.weights.is_base():
+            raise EditedModelError(
+                "the model's weights have changed since this session began; contexts, statistics and anchor are measured on the "
+                "unedited model only. Restore it, or make a new session."
+            )
 
     def take_measured(self, contexts: ContextTemplates, anchor: Anchor | None) -> None:
         """Use measurements of an earlier session where none were given; what is prepared already stays.

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from nas_plugin.evaluation.runner import Plan
     from nas_plugin.evaluation.streams import Stream
 
+# Of commands that work on one hyperparameter file; a typer option is data, and several commands may have the same.
+HPARAMS_FILE: Any = typer.Argument(help="Hyperparameters: a shipped name (NAS-MEMIT/nas-demo) or a path.")
+MODEL: Any = typer.Option(help="Folder or name of the model, or 'demo'; by default that of the hyperparameters.")
+SET: Any = typer.Option(metavar="KEY=VALUE", help="Another value for a hyperparameter; several times.")
+
 _STEPS, _MEASURES, _FOLDER = "Edits and checkpoints", "What is measured", "Folder"
 
 
@@ -29,12 +34,8 @@ _STEPS, _MEASURES, _FOLDER = "Edits and checkpoints", "What is measured", "Folde
 class RunOptions:
     """How a stream is gone through, as commands that do so are told."""
 
-    model: Annotated[
-        str | None, typer.Option(help="Folder or name of the model, or 'demo'; by default that of the hyperparameters.")
-    ] = None
-    set: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Another value for a hyperparameter; several times.")
-    ] = None
+    model: Annotated[str | None, MODEL] = None
+    set: Annotated[list[str] | None, SET] = None
     edits: Annotated[
         int | None, typer.Option(min=1, help="Cases to write; all by default.", rich_help_panel=_STEPS)
     ] = None
@@ -89,24 +90,8 @@ class RunOptions:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Hyperparameters that replace those of a file.
-
-        Raises:
-            RunError: One is not KEY=VALUE, or the value is no YAML.
-        """
-        from nas_plugin.hparams.parse import parse_yaml
-        from nas_plugin.reading import short
-
-        found = {}
-        for item in self.set or ():
-            key, sign, value = item.partition("=")
-            try:
-                found[key.strip()] = parse_yaml(value)
-            except ValueError as error:
-                raise RunError(f"--set {item:.80}: {short(value)} is no value in YAML ({error}).") from error
-            if not sign or not key.strip():
-                raise RunError(f"--set {item:.80}: write KEY=VALUE, as in --set v_lr=0.1.")
-        return found
+        """Hyperparameters that replace those of a file; see `settings_of`."""
+        return settings_of(self.set)
 
     def stream(self, name: str) -> tuple[Stream, tuple[Case, ...]]:
         """Read a stream.
@@ -188,6 +173,33 @@ def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
     told.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *more)}
     told.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined]
     return told
+
+
+def settings_of(items: list[str] | None) -> dict[str, Any]:
+    """Read hyperparameters that replace those of a file.
+
+    Args:
+        items: Each KEY=VALUE, the value in YAML.
+
+    Returns:
+        Key -> value.
+
+    Raises:
+        RunError: One is not KEY=VALUE, or the value is no YAML.
+    """
+    from nas_plugin.hparams.parse import parse_yaml
+    from nas_plugin.reading import short
+
+    found = {}
+    for item in items or ():
+        key, sign, value = item.partition("=")
+        try:
+            found[key.strip()] = parse_yaml(value)
+        except ValueError as error:
+            raise RunError(f"--set {item:.80}: {short(value)} is no value in YAML ({error}).") from error
+        if not sign or not key.strip():
+            raise RunError(f"--set {item:.80}: write KEY=VALUE, as in --set v_lr=0.1.")
+    return found
 
 
 def command_line() -> str:

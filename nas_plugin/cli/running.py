@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from nas_plugin.cli.options import RunOptions, command_line, takes_run_options
+from nas_plugin.cli.options import HPARAMS_FILE, RunOptions, command_line, takes_run_options
 
 
 @takes_run_options
 def run(
-    hparams: Annotated[str, typer.Argument(help="Hyperparameters: a shipped name (NAS-MEMIT/nas-demo) or a path.")],
+    hparams: Annotated[str, HPARAMS_FILE],
     options: RunOptions,
     stream: Annotated[str, typer.Option(help="'demo', a .json or .jsonl file, or a data set.")] = "demo",
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("nas-run"),

@@ -47,7 +47,7 @@ def moments_for(
     Returns:
         The statistics, checked against the model.
     """
-    path = None if texts is not None or hparams.stats_dir is None else _own_path(em, hparams, fingerprint)
+    path = None if texts is not None or hparams.stats_dir is None else moments_path(em, hparams, fingerprint)
     moments = None
     if path is not None:
         moments = SecondMoments.load(path) if path.exists() else _from_npz(em, hparams)
@@ -89,7 +89,8 @@ def statistics_folder(em: EditableModel, hparams: Any, fingerprint: str) -> Path
     return Path(hparams.stats_dir) / f"{file_name(name)}-{fingerprint[:12]}"
 
 
-def _own_path(em: EditableModel, hparams: Any, fingerprint: str) -> Path:
+def moments_path(em: EditableModel, hparams: Any, fingerprint: str) -> Path:
+    """Return this package's file of second moments for exactly these weights; see `statistics_folder`."""
     dataset = file_name(Path(str(hparams.mom2_dataset)).name)
     tokens = f"t{hparams.mom2_n_tokens}" if hparams.mom2_n_tokens is not None else f"d{hparams.mom2_n_samples}"
     layers = "-".join(map(str, em.layers))

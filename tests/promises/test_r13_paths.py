@@ -115,7 +115,7 @@ def test_statistics_anchors_and_priors_lie_in_their_folder(
     assert own.parent == folder
     provenance = {"model": "ab" * 32, "hparams": "cd" * 32, "contexts": "ef" * 32}
     anchor = _anchor_path(SimpleNamespace(em=em), hparams, provenance, None)
-    for path in (stored._own_path(em, hparams, "ab" * 32), anchor):
+    for path in (stored.moments_path(em, hparams, "ab" * 32), anchor):
         assert path is not None and path.parent == own and inside(path, folder)
 
 
@@ -132,7 +132,7 @@ def test_many_layers_make_no_name_that_is_too_long(tmp_path: Path) -> None:
     paths = []
     for layers in (tuple(range(126)), tuple(range(125))):
         em.layers = layers
-        paths.append(stored._own_path(em, settings_with(tmp_path, "d" * 200), "ab" * 32))
+        paths.append(stored.moments_path(em, settings_with(tmp_path, "d" * 200), "ab" * 32))
         assert inside(paths[-1], tmp_path)
     assert paths[0] != paths[1]
 
