@@ -185,12 +185,13 @@ def test_a_gain_that_lost_its_accuracy_is_rebuilt(caplog: pytest.LogCaptureFixtu
             each.fold()
             each.absorb(each.solve(keys), keys)
         if number == 100:
-            assert gain.error() <= 1e-10
+            assert gain.error() <= 1e-8
             gain.base.mul_(1.001)
             assert gain.error() > 1e-4
     assert "rebuilding it from its keys" in caplog.text
     probe = torch.randn(D_IN, 3, generator=generator, dtype=torch.float64)
-    assert torch.allclose(gain.apply(probe), honest.apply(probe), rtol=1e-7, atol=1e-12)
+    wanted = honest.apply(probe)
+    assert float((gain.apply(probe) - wanted).norm()) <= 1e-7 * float(wanted.norm())
 
 
 def test_a_gain_without_history_keeps_no_prior_and_no_keys() -> None:
