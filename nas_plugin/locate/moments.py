@@ -31,7 +31,7 @@ _LAYER, _COUNT = re.compile(r"layer\.(0|[1-9][0-9]{0,8})"), re.compile(r"[0-9]{1
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Longer documents are cut: a model's full context costs memory without adding to the estimate (EasyEdit issue 470).
 _MAX_LENGTH = 1024
-_TOKENS_PER_PASS = 4096
+TOKENS_PER_PASS = 4096
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,8 @@ def collect_moments(
         raise StatisticsError(
             "the text for second moments is empty; set mom2_dataset to a dataset, a file or a list of strings with text in it."
         )
-    matrices = {layer: (matrix / tokens).to(dtype) for layer, matrix in sums.items()}
+    # One after another, in place: a sum takes gigabytes at the width of a large model.
+    matrices = {layer: sums.pop(layer).div_(tokens).to(dtype) for layer in em.layers}
     for layer, matrix in matrices.items():
         if not bool(torch.isfinite(matrix).all()):
             raise NonFiniteError(f"second moments of layer {layer} overflowed; load the model in bfloat16 or float32.")
@@ -213,7 +214,7 @@ def _passes(
         digest.update(text.encode())
         left -= len(ids)
         rows.append(TokenSequence(tuple(ids), 0, len(ids)))
-        if sum(len(row.ids) for row in rows) >= _TOKENS_PER_PASS:
+        if sum(len(row.ids) for row in rows) >= TOKENS_PER_PASS:
             yield rows
             rows = []
     if rows:
@@ -227,7 +228,7 @@ def _accumulate(em: EditableModel, locator: Locator, rows: list[TokenSequence], 
     def add_to(layer: int) -> Callable[[Tensor], None]:
         def add(states: Tensor) -> None:
             keys = states[mask.to(states.device)].to(em.compute_dtype)
-            sums[layer] += (keys.T @ keys).to(torch.float64)
+            sums[layer].add_(keys.T @ keys)
 
         return add
 

@@ -30,7 +30,7 @@ from nas_plugin.solve.stopping import LossBelow, StepView, StoppingRule
 
 logger = logging.getLogger(__name__)
 
-_REQUESTS_PER_BATCH = 16
+REQUESTS_PER_BATCH = 16
 _ASK_EVERY = 4
 _TENSORS = ("delta", "h0", "v0", "loss", "updates", "first_keys", "finite")
 
@@ -137,7 +137,7 @@ class TargetSolver:
         self.contexts = contexts
         self.settings = settings
         self.rule = rule if rule is not None else LossBelow()
-        self.batch_size = _REQUESTS_PER_BATCH
+        self.batch_size = REQUESTS_PER_BATCH
 
     def solve(
         self,

@@ -23,7 +23,7 @@ from nas_plugin.reading import number
 
 logger = logging.getLogger(__name__)
 
-_MAX_PENDING = 64
+MAX_PENDING = 64
 _PROBE_EVERY = 500
 _TOLERATED = 1e-8
 _BAND = 512
@@ -147,7 +147,7 @@ class Gain:
         Returns:
             Whether it had lost its accuracy and was rebuilt.
         """
-        if self._settled >= _MAX_PENDING:
+        if self._settled >= MAX_PENDING:
             self._fold_settled()
         if self._absorbed < self._next_probe:
             return False
