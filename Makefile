@@ -6,13 +6,14 @@ VENV_WHEEL := .venv-wheel
 # One thread per process: the test suite runs two processes.
 RUN := OMP_NUM_THREADS=1
 
-.PHONY: help demo test test-tf4 bench endurance lint format wheel-test clean
+.PHONY: help demo test test-tf4 docs bench endurance lint format wheel-test clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo        one edit stream through MEMIT and AlphaEdit, each plain and with NAS"
 	@echo "make test        the test suite; ARGS=--cov adds which lines it runs"
 	@echo "make test-tf4    the test suite on the oldest supported transformers"
+	@echo "make docs        the documentation as a site, into site/; a warning is an error"
 	@echo "make bench       measured ratios against the references, into benchmarks/results (hours; see benchmarks/README.md)"
 	@echo "make endurance   2,000 edits killed five times against the same uninterrupted, bit for bit (about half an hour)"
 	@echo "make lint        style and types"
@@ -28,6 +29,9 @@ test: $(VENV)/.installed
 
 test-tf4: $(VENV_TF4)/.installed
 	$(RUN) $(VENV_TF4)/bin/python -m pytest -n 2
+
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 bench: $(VENV)/.installed
 	$(RUN) $(VENV)/bin/python -m benchmarks
@@ -68,5 +72,5 @@ $(VENV)/.installed $(VENV_TF4)/.installed: pyproject.toml constraints-common.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_TF4) $(VENV_WHEEL) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV_TF4) $(VENV_WHEEL) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find nas_plugin tests -name __pycache__ -type d -prune -exec rm -rf {} +
