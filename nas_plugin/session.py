@@ -229,6 +229,11 @@ class EditSession:
         follow(self)
         undo(self, ids)
 
+    def snapshot(self) -> None:
+        """Save the present state in the folder that is kept, besides the snapshots of `snapshot_every`; nothing without one."""
+        if self.keeper is not None:
+            self.keeper.snapshot(self)
+
     def rollback(self) -> None:
         """Take the last step back: weights and state, bit for bit. A second call in a row has no effect."""
         if self._snapshots is None:

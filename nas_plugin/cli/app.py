@@ -9,7 +9,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 import nas_plugin
-from nas_plugin.cli import benchmarks, comparing, demo, log, measuring, running
+from nas_plugin.cli import benchmarks, comparing, demo, log, measuring, running, undoing
 from nas_plugin.errors import GuardError, NasPluginError
 from nas_plugin.evaluation.studies import commands as studies
 
@@ -36,6 +36,7 @@ for _command in (
     log.log,
     measuring.stats,
     measuring.anchor,
+    undoing.undo,
     benchmarks.knowedit,
     benchmarks.wikibigedit,
 ):

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 
 import typer
 
@@ -200,6 +200,18 @@ def settings_of(items: list[str] | None) -> dict[str, Any]:
         if not sign or not key.strip():
             raise RunError(f"--set {item:.80}: write KEY=VALUE, as in --set v_lr=0.1.")
     return found
+
+
+def wrong_usage(message: str) -> NoReturn:
+    """End a command whose options do not make sense together, as typer does for a single one: exit code 2.
+
+    Args:
+        message: What to give instead.
+
+    Raises:
+        BadParameter: Always.
+    """
+    raise typer.BadParameter(message)
 
 
 def command_line() -> str:

@@ -22,6 +22,7 @@ from nas_plugin.keep import snapshots
 from nas_plugin.keep.digests import weights_digest
 from nas_plugin.keep.fitting import fitting
 from nas_plugin.keep.ledger import BEGIN, FORMAT, Ledger, plain
+from nas_plugin.keep.reopen import write_hparams
 from nas_plugin.keep.replay import rolled_back_next
 from nas_plugin.keep.state import DAMAGED, packed, unpack
 from nas_plugin.locate.contexts import ContextTemplates
@@ -36,7 +37,7 @@ StepFactors = dict[int, Factors]
 
 
 class Keeper:
-    """One session's folder: `ledger.jsonl`, `snapshots/`, `factors/`.
+    """One session's folder: `ledger.jsonl`, `snapshots/`, `factors/`, `hparams.yaml`.
 
     Attributes:
         folder: The folder.
@@ -73,6 +74,7 @@ class Keeper:
                 "resume() first, or give an empty folder."
             )
         if self.ledger.cursor == 0:
+            write_hparams(session, self.folder)
             self.ledger.put([{**_subject(session), **_measured(session)}])
 
     def check(self, session: EditSession) -> None:

@@ -37,7 +37,7 @@ def undo(session: EditSession, ids: Sequence[str]) -> None:
         raise UndoError(
             "this session keeps nothing to undo with; make it with EditSession(..., keep=folder) (keep_dir)."
         )
-    chosen = [_standing(session.history, name) for name in ids]
+    chosen = [standing(session.history, name) for name in ids]
     history = session.history.without(chosen)
     columns: dict[int, list[int]] = {}
     for entry in history.counting():
@@ -56,7 +56,19 @@ def undo(session: EditSession, ids: Sequence[str]) -> None:
     session.forget_rollback()
 
 
-def _standing(history: History, name: str) -> str:
+def standing(history: History, name: str) -> str:
+    """Find an edit that can be undone.
+
+    Args:
+        history: The edits so far.
+        name: Its id, or its case id.
+
+    Returns:
+        Its id.
+
+    Raises:
+        UndoError: There is none, or it does not stand.
+    """
     entry = history.named(name)
     if entry is None:
         raise UndoError(f"no edit is called {name!r}; give the id of a report or of the ledger, or a case id.")
