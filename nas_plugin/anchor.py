@@ -159,12 +159,14 @@ class AnchoredTargets:
 
     Attributes:
         z: Target hidden states at the last edited block.
+        values: Values that give them, `(n, d_out)`.
         value_norm: |v*| as solved, `(n,)`.
         written_norm: |v| as written, `(n,)`.
         skipped: Requests that `nas_skip_factor` dropped, `(n,)`.
     """
 
     z: Tensor
+    values: Tensor
     value_norm: Tensor
     written_norm: Tensor
     skipped: Tensor
@@ -186,13 +188,14 @@ def anchored(solved: SolvedTargets, anchor: Anchor | None, skip_factor: float | 
     norm = values.norm(dim=1)
     none = torch.zeros_like(norm, dtype=torch.bool)
     if anchor is None:
-        return AnchoredTargets(solved.h0 + solved.delta, norm, norm, none)
+        z = solved.h0 + solved.delta if solved.norm is None else solved.reached(values)
+        return AnchoredTargets(z, values, norm, norm, none)
     # A value of norm zero has no direction to keep: it is left alone.
     factor = torch.where(norm > 0, anchor.value / norm, torch.ones_like(norm))
     scaled = values * factor[:, None]
     skipped = none if skip_factor is None else norm > skip_factor * anchor.value
     scaled = torch.where(skipped[:, None], solved.v0, scaled)
-    return AnchoredTargets((solved.h0 - solved.v0) + scaled, norm, scaled.norm(dim=1), skipped)
+    return AnchoredTargets(solved.reached(scaled), scaled, norm, scaled.norm(dim=1), skipped)
 
 
 def measure_anchor(

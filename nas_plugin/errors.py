@@ -80,6 +80,10 @@ class UnknownArchitectureError(ModelError):
     """No row of the architecture table fits the model and the hyperparameters name no modules."""
 
 
+class UnsupportedArchitectureError(ModelError):
+    """The model's build is known, and what the editors write would not do what they solve for: the message says why."""
+
+
 class UnknownLayerError(ModelError):
     """A layer number or module template does not exist in the model."""
 

@@ -70,11 +70,14 @@ def spread(
         passes = KeyPass(em, contexts, solved.seen, solved.shared) if solved.seen else None
         for number, layer in enumerate(em.layers):
             # The solver's clean pass has seen the first layer, on the same weights.
-            if passes is None or number == 0:
+            if passes is None or (number == 0 and not em.mlp_norms):
                 k, hidden = solved.first_keys.T, solved.h0.T
             else:
                 k, hidden = (states[:, list(kept)] for states in passes.run(layer))
             residual = (targets.z.to(hidden.device).T - hidden) / (len(em.layers) - number)
+            if em.mlp_norms:
+                standing = solved.v0.T if passes is None or passes.values is None else passes.values[:, list(kept)]
+                residual = _behind_norm(em, layer, standing, residual, targets)
             before = masters[layer]
             proposals[layer] = editors[layer].propose(before, k, residual)
             if log:
@@ -87,3 +90,17 @@ def spread(
     for layer, proposal in proposals.items():
         editors[layer].absorb(proposal, after[layer])
     return after, written
+
+
+def _behind_norm(
+    em: EditableModel, layer: int, standing: Tensor, residual: Tensor, targets: AnchoredTargets
+) -> Tensor:
+    """Turn what a layer is to add to the residual stream into what its down-projection is to add, `(d_out, n)`.
+
+    The last layer's values are given the norms that were decided for them, those of earlier ones keep their own.
+    """
+    if len(em.layers) == 1:
+        return targets.values.to(standing.device).T - standing
+    values = standing.T
+    norms = targets.written_norm.to(values) if layer == em.value_layer else values.norm(dim=1)
+    return em.mlp_norms[layer].behind(values, residual.to(values).T, norms).T

@@ -11,10 +11,18 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    FalconConfig,
+    Gemma2Config,
+    Gemma3Config,
+    Gemma3TextConfig,
     GPT2Config,
     GPTJConfig,
+    GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
+    OPTConfig,
+    Phi3Config,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
@@ -73,7 +81,27 @@ CONFIGS: dict[str, Any] = {
     "qwen3": lambda: Qwen3Config(**_LLAMA, head_dim=8),
     "mistral": lambda: MistralConfig(**_LLAMA, sliding_window=None),
 }
+# Each promise is tried on these; the others go through the grid and the solver's twins (tests/families).
 ARCHITECTURES = tuple(CONFIGS)
+
+_GEMMA = {**_LLAMA, "head_dim": 8, "pad_token_id": 0, "query_pre_attn_scalar": 8, "sliding_window": 64}
+_VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+CONFIGS |= {
+    "phi3": lambda: Phi3Config(**_LLAMA, pad_token_id=0),
+    "olmo2": lambda: Olmo2Config(**_LLAMA, pad_token_id=0),
+    # Caps low enough to bend what a tiny model says.
+    "gemma2": lambda: Gemma2Config(**_GEMMA, final_logit_softcapping=4.0, attn_logit_softcapping=3.0),
+    "gemma3_text": lambda: Gemma3TextConfig(**_GEMMA),
+    "gemma3": lambda: Gemma3Config(
+        text_config=Gemma3TextConfig(**_GEMMA).to_dict(), vision_config=_VISION, mm_tokens_per_image=1, image_token_index=300
+    ),
+    "gpt_neox": lambda: GPTNeoXConfig(**{k: v for k, v in _LLAMA.items() if k != "num_key_value_heads"}),
+    "opt": lambda: OPTConfig(
+        **_COMMON, hidden_size=32, word_embed_proj_dim=32, ffn_dim=48, num_hidden_layers=3, num_attention_heads=4,
+        max_position_embeddings=128, pad_token_id=0,
+    ),
+    "falcon": lambda: FalconConfig(**_COMMON, hidden_size=32, ffn_hidden_size=48, num_hidden_layers=3, num_attention_heads=4),
+}  # fmt: skip
 
 
 def build_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.nn.Module:
@@ -87,6 +115,9 @@ def build_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) 
                     parameter.mul_(4.0)
                 elif parameter.abs().max() == 0:
                     parameter.normal_(0.0, 0.1)
+                elif family == "olmo2":
+                    # Gains that differ: all ones would hide where a norm was forgotten.
+                    parameter.add_(torch.randn_like(parameter), alpha=0.3)
     return model.to(dtype).eval()
 
 

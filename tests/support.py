@@ -84,6 +84,7 @@ def without_float32_inside(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     Several families run norms, rotary tables or attention in float32 whatever the model's dtype; what two forms of the same
     computation differ by is then float32's rounding, and says nothing about the forms.
     """
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     for name in {type(module).__module__ for module in model.modules()}:
         if name.startswith("transformers.models."):
             monkeypatch.setattr(sys.modules[name], "torch", _Float64Only())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from nas_plugin.locate.contexts import ContextTemplates
 from nas_plugin.locate.resumed import ResumedRows, SharedPrefix
 from nas_plugin.model.cache import FrozenPrefix
 from nas_plugin.model.editable import EditableModel
+from nas_plugin.model.trace import hidden_of
 
 
 @dataclass
@@ -31,6 +33,10 @@ class SeenRows:
 
 class KeyPass:
     """Collects keys at the subject's last token (MEMIT, Eq. 19 and its released `compute_ks`), for one step.
+
+    Attributes:
+        values: Outputs of the layer's MLP on the bare prompts as of the last run, `(d_out, n)`, in the compute dtype; None unless a
+            norm stands between MLPs and the residual stream.
 
     Tokens after the subject cannot reach it and are left out. Rows in a context stop at the edited layer; only the bare prompts
     go on to the last one. And since writing a layer changes nothing below its block, each pass starts at the block that was
@@ -53,6 +59,7 @@ class KeyPass:
         self._seen, self._shared = seen, shared
         self._bare = [self._bare_of(s, len(contexts.flat)) for s in seen]
         numbers = [number for s in seen for number in s.requests]
+        self.values: Tensor | None = None
         self._back = torch.tensor(numbers, device=em.input_device).argsort()
 
     def run(self, layer: int) -> tuple[Tensor, Tensor]:
@@ -68,6 +75,7 @@ class KeyPass:
         em, dtype = self.em, self.em.compute_dtype
         share = torch.tensor(self._weights, dtype=dtype)
         keys, hidden = [], []
+        values: list[Tensor] = []
         if self._shared is not None:
             self._shared.rewritten(layer)
         for seen, bare in zip(self._seen, self._bare, strict=True):
@@ -75,9 +83,16 @@ class KeyPass:
             entered, _ = seen.rows.run(layer, em.rewrite[layer], self._prefix(seen, range(first, layer + 1)))
             of_rows = seen.rows.at_subject(entered).to(dtype).unflatten(0, (-1, len(share)))
             keys.append(torch.einsum("nct,c->nt", of_rows, share.to(of_rows.device)))
-            _, left = bare.run(layer, em.value_block)
+            _, left = bare.run(layer, em.value_block, also=self._showing(layer, bare, values))
             hidden.append(bare.at_subject(left).to(dtype))
+        self.values = self._in_order(values) if values else None
         return self._in_order(keys), self._in_order(hidden)
+
+    def _showing(self, layer: int, bare: ResumedRows, values: list[Tensor]) -> dict[Any, Any]:
+        em = self.em
+        if layer not in em.mlp_norms:
+            return {}
+        return {em.mlps[layer]: lambda output: values.append(bare.at_subject(hidden_of(output)).to(em.compute_dtype))}
 
     def _prefix(self, seen: SeenRows, layers: range) -> FrozenPrefix | None:
         if self._shared is None:

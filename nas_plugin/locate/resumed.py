@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -66,19 +66,26 @@ class ResumedRows:
             entering = with_hidden(entering, hidden_of(entering)[:, : self.ids.shape[1]])
         return replace(self, first=layer, entering=entering)
 
-    def run(self, layer: int, last: nn.Module, cache: FrozenPrefix | None = None) -> tuple[Tensor, Tensor]:
+    def run(
+        self,
+        layer: int,
+        last: nn.Module,
+        cache: FrozenPrefix | None = None,
+        also: dict[nn.Module, Callable[[Any], Any]] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Run up to a module. What enters the block of `layer` is kept: no later write changes it.
 
         Args:
             layer: Layer that is edited next; not before `first`.
             last: Module to stop after.
             cache: Keys and values of earlier tokens.
+            also: Further modules and what is shown their outputs.
 
         Returns:
             What entered `last` and what left it, each `(rows, tokens, d)`.
         """
         em, seen = self.em, dict[str, Any]()
-        outputs = {}
+        outputs = dict(also or {})
         if layer > self.first:
             outputs[em.blocks_below_loss[layer - 1]] = lambda output: seen.__setitem__("entering", output)
         with torch.no_grad(), skipping(em.blocks_below_loss[: self.first], self.entering):

@@ -1,4 +1,4 @@
-"""Where the parts of each model family sit: one row of data per family, no code."""
+"""Where the parts of each model family sit: one row of data per family; and which builds are refused, with the reason."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
-from nas_plugin.errors import UnknownArchitectureError
+from nas_plugin.errors import UnknownArchitectureError, UnsupportedArchitectureError
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class Architecture:
         rewrite: Down-projection whose weight is edited; its input is the key vector.
         final_norm: Norm between the last block and the head.
         prefix_cache: The family's key-value cache is known to work with an explicit mask and positions.
+        mlp_norm: Norm that the MLP's output passes before it is added to the residual stream; None where there is none.
+        known: It is a row of the table; a build that was named by hyperparameters is tried out before the first edit.
     """
 
     block: str
@@ -28,38 +30,112 @@ class Architecture:
     rewrite: str
     final_norm: str
     prefix_cache: bool = False
+    mlp_norm: str | None = None
+    known: bool = True
 
 
-_GPT = {"block": "transformer.h.{}", "mlp": "transformer.h.{}.mlp", "attention": "transformer.h.{}.attn"}
-_LLAMA = Architecture(
-    block="model.layers.{}",
-    mlp="model.layers.{}.mlp",
-    attention="model.layers.{}.self_attn",
-    rewrite="model.layers.{}.mlp.down_proj",
-    final_norm="model.norm",
-    prefix_cache=True,
-)
+_GPT = {"block": "transformer.h.{}", "mlp": "transformer.h.{}.mlp", "final_norm": "transformer.ln_f"}
+
+
+def _llama(root: str = "model", *, mlp_norm: bool = False) -> Architecture:
+    layer = f"{root}.layers.{{}}"
+    return Architecture(
+        block=layer,
+        mlp=f"{layer}.mlp",
+        attention=f"{layer}.self_attn",
+        rewrite=f"{layer}.mlp.down_proj",
+        final_norm=f"{root}.norm",
+        prefix_cache=True,
+        mlp_norm=f"{layer}.post_feedforward_layernorm" if mlp_norm else None,
+    )
+
 
 ARCHITECTURES: dict[str, Architecture] = {
     "gpt2": Architecture(
-        **_GPT, rewrite="transformer.h.{}.mlp.c_proj", final_norm="transformer.ln_f", prefix_cache=True
+        **_GPT, attention="transformer.h.{}.attn", rewrite="transformer.h.{}.mlp.c_proj", prefix_cache=True
     ),
     "gptj": Architecture(
-        **_GPT, rewrite="transformer.h.{}.mlp.fc_out", final_norm="transformer.ln_f", prefix_cache=True
+        **_GPT, attention="transformer.h.{}.attn", rewrite="transformer.h.{}.mlp.fc_out", prefix_cache=True
     ),
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
+    "llama": _llama(),
+    "mistral": _llama(),
+    "qwen2": _llama(),
+    "qwen3": _llama(),
+    "phi3": _llama(),
+    "olmo2": _llama(mlp_norm=True),
+    "gemma2": _llama(mlp_norm=True),
+    "gemma3_text": _llama(mlp_norm=True),
+    "gemma3": _llama("model.language_model", mlp_norm=True),
+    "falcon": Architecture(
+        **_GPT, attention="transformer.h.{}.self_attention", rewrite="transformer.h.{}.mlp.dense_4h_to_h", prefix_cache=True
+    ),
+    "gpt_neox": Architecture(
+        block="gpt_neox.layers.{}",
+        mlp="gpt_neox.layers.{}.mlp",
+        attention="gpt_neox.layers.{}.attention",
+        rewrite="gpt_neox.layers.{}.mlp.dense_4h_to_h",
+        final_norm="gpt_neox.final_layer_norm",
+        prefix_cache=True,
+    ),
+    # No module holds the feed-forward layers: the value is what the second of them returns.
+    "opt": Architecture(
+        block="model.decoder.layers.{}",
+        mlp="model.decoder.layers.{}.fc2",
+        attention="model.decoder.layers.{}.self_attn",
+        rewrite="model.decoder.layers.{}.fc2",
+        final_norm="model.decoder.final_layer_norm",
+        prefix_cache=True,
+    ),
 }
 """`config.model_type` -> module paths. Hyperparameters that name a module take precedence over the row."""
 
+# Under one of these names every configuration of a mixture of experts says how many there are.
+_EXPERTS = (
+    "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts", "ffn_config.moe_num_experts",
+)  # fmt: skip
 
-def architecture_of(model_type: str, hparams: Any) -> Architecture:
+
+def refuse_unsupported(config: Any) -> None:
+    """Refuse a build in which no one down-projection writes what the editors solve for.
+
+    Args:
+        config: `model.config`.
+
+    Raises:
+        UnsupportedArchitectureError: It is a mixture of experts, or OPT with its norms after the sum (OPT-350m).
+    """
+    text = text_config(config)
+    family = str(config.model_type)
+    experts = max((_number(text, name) for name in _EXPERTS), default=0)
+    if experts > 1:
+        raise UnsupportedArchitectureError(
+            f"model_type {family!r} is a mixture of {experts} experts: a router sends each token through other down-projections, so "
+            "no one matrix carries a fact. Use a dense model of the family."
+        )
+    if family != "opt":
+        return
+    if not getattr(text, "do_layer_norm_before", True) or getattr(text, "_remove_final_layer_norm", False):
+        raise UnsupportedArchitectureError(
+            "this OPT model norms after the residual sum (do_layer_norm_before: false, as OPT-350m has it) or has no final norm: what "
+            "an edit adds to a block's output is normed away with it. The other sizes of OPT can be edited."
+        )
+    if getattr(text, "word_embed_proj_dim", text.hidden_size) != text.hidden_size:
+        raise UnsupportedArchitectureError(
+            f"this OPT model projects its {text.hidden_size} hidden numbers to {text.word_embed_proj_dim} before the head, as "
+            "OPT-350m does; other sizes of OPT can be edited."
+        )
+
+
+def text_config(config: Any) -> Any:
+    """Return the part of a configuration that describes the decoder: all of it, unless other modalities are described too."""
+    return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+
+
+def architecture_of(config: Any, hparams: Any) -> Architecture:
     """Return the module paths for a model: the table's row, overridden by what the hyperparameters name.
 
     Args:
-        model_type: `model.config.model_type`.
+        config: `model.config`.
         hparams: Hyperparameters with `layer_module_tmp`, `mlp_module_tmp`, `attn_module_tmp`, `rewrite_module_tmp`
             and `ln_f_module`, each a path or None.
 
@@ -68,7 +144,10 @@ def architecture_of(model_type: str, hparams: Any) -> Architecture:
 
     Raises:
         UnknownArchitectureError: The family is not in the table and the hyperparameters leave a path open.
+        UnsupportedArchitectureError: The family is known and cannot be edited.
     """
+    refuse_unsupported(config)
+    model_type = str(config.model_type)
     named = {
         "block": hparams.layer_module_tmp,
         "mlp": hparams.mlp_module_tmp,
@@ -84,8 +163,18 @@ def architecture_of(model_type: str, hparams: Any) -> Architecture:
             hint = f" The nearest known family is {near[0]!r}." if near else ""
             raise UnknownArchitectureError(
                 f"model_type {model_type!r} is not in the architecture table ({', '.join(sorted(ARCHITECTURES))}) and the "
-                f"hyperparameters leave open: {', '.join(missing)}.{hint} Set rewrite_module_tmp, layer_module_tmp, "
-                "mlp_module_tmp, attn_module_tmp and ln_f_module in the hyperparameters."
+                f"hyperparameters leave open: {', '.join(missing)}.{hint} `nas-edit hparams new MODEL` finds the modules and writes "
+                "them down; or set rewrite_module_tmp, layer_module_tmp, mlp_module_tmp, attn_module_tmp and ln_f_module in the "
+                "hyperparameters yourself."
             )
-        return Architecture(**{key: str(path) for key, path in named.items()}, prefix_cache=False)
+        return Architecture(**{key: str(path) for key, path in named.items()}, known=False)
+    if getattr(config, "alibi", False):
+        # Biases by position are made from the padding mask, which an explicit one replaces.
+        row = replace(row, prefix_cache=False)
     return replace(row, **{key: path for key, path in named.items() if path is not None})
+
+
+def _number(config: Any, name: str) -> int:
+    for part in name.split("."):
+        config = getattr(config, part, None)
+    return config if isinstance(config, int) else 0

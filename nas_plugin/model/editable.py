@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from nas_plugin.errors import ModelError, UnknownLayerError, UnsupportedWeightError
-from nas_plugin.model.architectures import architecture_of
+from nas_plugin.model.architectures import architecture_of, text_config
+from nas_plugin.model.residual import MlpNorm
 
 _UNLIMITED = 1 << 30
 
@@ -24,11 +25,13 @@ class EditableModel:
 
     Attributes:
         model: The model itself.
+        config: The part of its configuration that describes the decoder.
         layers: Edited layers, ascending.
         compute_dtype: float64 for a float64 model, else float32.
 
     Raises:
         UnknownArchitectureError: The model family is unknown and the hyperparameters name no modules.
+        UnsupportedArchitectureError: The model family is known and cannot be edited.
         UnknownLayerError: A layer or a module path does not exist.
         UnsupportedWeightError: A target weight cannot be edited.
         ModelError: The model has no output head.
@@ -45,8 +48,8 @@ class EditableModel:
             ModelError: The model has no output head.
         """
         self.model: Any = model
-        self.config = model.config
-        self.paths = architecture_of(str(self.config.model_type), hparams)
+        self.paths = architecture_of(model.config, hparams)
+        self.config = text_config(model.config)
         self.layers: tuple[int, ...] = tuple(hparams.layers)
         self.n_layers = int(self.config.num_hidden_layers)
         self._modules: dict[str, nn.Module] = dict(model.named_modules())
@@ -55,7 +58,6 @@ class EditableModel:
         self.loss_layer: int = loss_layer
         self.value_layer = self.layers[-1]
         self.value_block = self._find(self.paths.block, self.value_layer)
-        self.value_mlp = self._find(self.paths.mlp, self.value_layer)
         self.blocks_below_loss: list[nn.Module] = [self._find(self.paths.block, i) for i in range(loss_layer)]
         self.loss_block = self._find(self.paths.block, loss_layer)
         blocks = [*self.blocks_below_loss, self.loss_block]
@@ -71,6 +73,8 @@ class EditableModel:
             raise ModelError(f"{type(model).__name__} has no output head; load it as a causal language model.")
         self.head = head
         self.rewrite: dict[int, Any] = {layer: self._find(self.paths.rewrite, layer) for layer in self.layers}
+        self.mlps: dict[int, Any] = {layer: self._find(self.paths.mlp, layer) for layer in self.layers}
+        self.mlp_norms = self._mlp_norms()
         self.parameter_names = {layer: self.paths.rewrite.format(layer) + ".weight" for layer in self.layers}
         self._check_weights()
         self.compute_dtype = torch.float64 if self.weight(self.value_layer).dtype == torch.float64 else torch.float32
@@ -92,6 +96,17 @@ class EditableModel:
         """Longest sequence the model attends to, in tokens."""
         limit = getattr(self.config, "max_position_embeddings", None) or getattr(self.config, "n_positions", None)
         return int(limit) if limit is not None else _UNLIMITED
+
+    @property
+    def value_mlp(self) -> nn.Module:
+        """MLP of the last edited block; its output is the value."""
+        mlp: nn.Module = self.mlps[self.value_layer]
+        return mlp
+
+    @property
+    def value_norm(self) -> MlpNorm | None:
+        """Norm that a value passes on its way to the residual stream; None in most families."""
+        return self.mlp_norms.get(self.value_layer)
 
     @property
     def vocab_size(self) -> int:
@@ -135,8 +150,15 @@ class EditableModel:
         Returns:
             Logits `(rows, vocabulary)` in the compute dtype.
         """
-        logits: Tensor = self.head(self.final_norm(hidden))
-        return logits.to(self.compute_dtype)
+        logits: Tensor = self.head(self.final_norm(hidden)).to(self.compute_dtype)
+        # Of the model, not of its text part: a model that also sees does not cap, whatever its text part says.
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def _mlp_norms(self) -> dict[int, MlpNorm]:
+        if self.paths.mlp_norm is None:
+            return {}
+        return {layer: MlpNorm(self._find(self.paths.mlp_norm, layer)) for layer in self.layers}
 
     def _find(self, template: str, layer: int | None = None) -> Any:
         path = template if layer is None else template.format(layer)

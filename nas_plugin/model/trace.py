@@ -94,15 +94,20 @@ def forward_until(
     """
     final: list[Tensor] = []
 
+    def by_rows(states: Any) -> Any:
+        # OPT runs the tokens of all rows through its feed-forward layers as one long row.
+        flat = isinstance(states, Tensor) and states.dim() == 2
+        return states.unflatten(0, input_ids.shape) if flat else states
+
     def show_input(function: Callable[[Tensor], None]) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            function(args[0] if args else next(iter(kwargs.values())))
+            function(by_rows(args[0] if args else next(iter(kwargs.values()))))
 
         return hook
 
     def show_output(function: Callable[[Any], Any]) -> Callable[..., Any]:
         def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-            return function(output)
+            return function(by_rows(output))
 
         return hook
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from nas_plugin.locate.resumed import ResumedRows, SharedPrefix
 from nas_plugin.locate.sequences import PaddedBatch, TokenSequence, pad
 from nas_plugin.model.editable import EditableModel
+from nas_plugin.model.residual import MlpNorm
 from nas_plugin.model.trace import forward_until, hidden_of, with_hidden
 from nas_plugin.solve.suffix import SuffixRows
 
@@ -29,6 +30,25 @@ class CorrectedForward(Protocol):
         Args:
             shift: Added to the edited block's output at each row's subject's last token, `(rows, d_model)`.
         """
+
+
+@dataclass(frozen=True)
+class NormedForward:
+    """A forward whose corrections are of values that a norm turns before they reach the block's output; see `CorrectedForward`.
+
+    Attributes:
+        forward: The forward.
+        norm: The norm.
+        values: MLP outputs without a correction, `(rows, d_model)`.
+    """
+
+    forward: CorrectedForward
+    norm: MlpNorm
+    values: Tensor
+
+    def states(self, shift: Tensor) -> Tensor:
+        """Return hidden states at the places bound for corrections of the values; see `CorrectedForward`."""
+        return self.forward.states(self.norm.change(self.values, shift))
 
 
 class CleanRows(Protocol):

@@ -52,7 +52,7 @@ class Objective:
     """
 
     def __init__(
-        self, em: EditableModel, rows: TargetRows, forward: CorrectedForward, h0: Tensor, settings: SolverSettings
+        self, em: EditableModel, rows: TargetRows, forward: CorrectedForward, origin: Tensor, settings: SolverSettings
     ) -> None:
         """Bind the requests.
 
@@ -60,13 +60,13 @@ class Objective:
             em: The model.
             rows: Where they are read.
             forward: Their rows as a function of the correction.
-            h0: Hidden states before the edit, `(k, d_out)`.
+            origin: What the corrections are added to, `(k, d_out)`: h0 in the formula, or the values behind which a norm stands.
             settings: Numbers of the optimisation.
         """
         self._em, self._rows, self._forward, self._settings = em, rows, forward, settings
-        self._decay = settings.weight_decay / h0.norm(dim=1) ** 2
+        self._decay = settings.weight_decay / origin.norm(dim=1) ** 2
         # Mean over a target's tokens, then over contexts.
-        self._share = (1.0 / (rows.contexts * rows.target_length.to(h0.dtype)))[rows.token_request]
+        self._share = (1.0 / (rows.contexts * rows.target_length.to(origin.dtype)))[rows.token_request]
         self._nothing = torch.zeros_like(self._decay)
 
     def __call__(self, delta: Tensor, reference: Tensor | None) -> Evaluation:

@@ -1,6 +1,7 @@
 """The one target solver: an additive correction to the last edited block's output that makes the model say the target.
 
-Source: ROME (Meng et al., 2022), Eq. 4, in the form of MEMIT's released `compute_z`, for all requests of a step at once.
+Source: ROME (Meng et al., 2022), Eq. 4, in the form of MEMIT's released `compute_z`, for all requests of a step at once. Where a
+norm stands between the MLP and the residual stream, the correction is ROME's own: added to the MLP's output, before that norm.
 """
 
 from __future__ import annotations
@@ -19,10 +20,18 @@ from nas_plugin.locate.keys import SeenRows
 from nas_plugin.locate.resumed import SharedPrefix, share_prefixes
 from nas_plugin.locate.sequences import Locator
 from nas_plugin.model.editable import EditableModel
+from nas_plugin.model.residual import MlpNorm
 from nas_plugin.model.trace import as_found
 from nas_plugin.request import EditRequest
 from nas_plugin.solve.descent import Descent, SolverSettings
-from nas_plugin.solve.forward import CleanRows, can_reuse_prefix, clean_rows
+from nas_plugin.solve.forward import (
+    CleanRows,
+    CorrectedForward,
+    NormedForward,
+    Places,
+    can_reuse_prefix,
+    clean_rows,
+)
 from nas_plugin.solve.objective import Objective
 from nas_plugin.solve.passes import pass_cost
 from nas_plugin.solve.rows import RowTexts, TargetRows, row_texts
@@ -40,8 +49,8 @@ class SolvedTargets:
     """Result for n requests, in the compute dtype.
 
     Attributes:
-        delta: Correction at the output of the last edited block, `(n, d_out)`.
-        h0: That output before the edit, bare prompt, subject's last token, `(n, d_out)`.
+        delta: Correction of the value, `(n, d_out)`; without a norm behind the MLP that of the block's output, too.
+        h0: Output of the last edited block before the edit, bare prompt, subject's last token, `(n, d_out)`.
         v0: Output of that block's MLP at the same place, `(n, d_out)`.
         loss: Objective at the last evaluation, `(n,)`.
         updates: Number of updates made, `(n,)`.
@@ -49,6 +58,7 @@ class SolvedTargets:
         finite: Whether correction and loss came out finite, `(n,)`.
         seen: The rows at the first edited layer, for the keys of later ones; empty unless they were asked for.
         shared: What these rows have in common; None if they were run without it.
+        norm: Norm between that MLP and the residual stream; None where there is none.
     """
 
     delta: Tensor
@@ -60,11 +70,25 @@ class SolvedTargets:
     finite: Tensor
     seen: tuple[SeenRows, ...] = ()
     shared: SharedPrefix | None = None
+    norm: MlpNorm | None = None
 
     @property
     def values(self) -> Tensor:
         """Solved values v* = v0 + delta, `(n, d_out)`."""
         return self.v0 + self.delta
+
+    def reached(self, values: Tensor) -> Tensor:
+        """Return the output of the last edited block with other values in place of `v0`.
+
+        Args:
+            values: MLP outputs, `(n, d_out)`.
+
+        Returns:
+            Hidden states `(n, d_out)`.
+        """
+        if self.norm is None:
+            return (self.h0 - self.v0) + values
+        return (self.h0 - self.norm(self.v0)) + self.norm(values)
 
     def only(self, kept: Sequence[int]) -> SolvedTargets:
         """Leave requests out of what is written; their rows stay where a key pass looks for them.
@@ -198,22 +222,24 @@ class TargetSolver:
         rows = TargetRows.of(texts, em.input_device)
         clean = clean_rows(em, texts.sequences, texts.generated, step.shared, self.locator.pad_id)
         h0, v0 = clean.hidden[rows.bare_row].to(dtype), clean.value[rows.bare_row].to(dtype)
-        descent = Descent(h0, self.settings)
-        self._descend(rows, clean, h0, descent)
+        # What the correction is added to measures it: in MEMIT the block's output, in ROME the MLP's.
+        origin = h0 if em.value_norm is None else v0
+        descent = Descent(origin, self.settings)
+        self._descend(rows, clean, origin, descent)
         finite = torch.isfinite(descent.delta).all(1) & (torch.isfinite(descent.loss) | (self.settings.steps == 1))
         keys = self._first_keys(texts, rows, clean)
         seen = (_seen_rows(texts, clean, batch, em.input_device),) if step.keep_rows else ()
-        return SolvedTargets(descent.delta, h0, v0, descent.loss, descent.updates, keys, finite, seen)
+        return SolvedTargets(descent.delta, h0, v0, descent.loss, descent.updates, keys, finite, seen, norm=em.value_norm)
 
     @torch.enable_grad()
-    def _descend(self, rows: TargetRows, clean: CleanRows, h0: Tensor, descent: Descent) -> None:
+    def _descend(self, rows: TargetRows, clean: CleanRows, origin: Tensor, descent: Descent) -> None:
         """Make the updates; requests that have stopped leave the batch."""
-        decide = self.rule.start(len(h0), h0.device)
+        decide = self.rule.start(len(origin), origin.device)
         # Asking which requests have stopped makes an accelerator wait; there, finished ones run along for a few steps.
-        ask_every = 1 if h0.device.type == "cpu" else _ASK_EVERY
-        active = torch.arange(len(h0), device=h0.device)
-        every_row = torch.arange(len(rows.row_request), device=h0.device)
-        objective = Objective(self.em, rows, clean.corrected(every_row, rows.places), h0, self.settings)
+        ask_every = 1 if origin.device.type == "cpu" else _ASK_EVERY
+        active = torch.arange(len(origin), device=origin.device)
+        every_row = torch.arange(len(rows.row_request), device=origin.device)
+        objective = Objective(self.em, rows, self._corrected(clean, every_row, rows.places), origin, self.settings)
         view, reference = rows, None
         for step in range(1, self.settings.steps):
             delta = descent.running.requires_grad_(True)
@@ -231,8 +257,13 @@ class TargetSolver:
                 descent.keep(stays)
                 active, reference = active[stays], reference[stays]
                 view, of_rows = rows.take(active)
-                objective = Objective(self.em, view, clean.corrected(of_rows, view.places), h0[active], self.settings)
+                forward = self._corrected(clean, of_rows, view.places)
+                objective = Objective(self.em, view, forward, origin[active], self.settings)
         descent.keep(active[:0])
+
+    def _corrected(self, clean: CleanRows, rows: Tensor, places: Places) -> CorrectedForward:
+        forward, norm = clean.corrected(rows, places), self.em.value_norm
+        return forward if norm is None else NormedForward(forward, norm, clean.value[rows].to(self.em.compute_dtype))
 
     def _first_keys(self, texts: RowTexts, rows: TargetRows, clean: CleanRows) -> Tensor:
         """Average the keys of the first edited layer, which the clean pass has seen, over the contexts."""

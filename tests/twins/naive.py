@@ -15,6 +15,13 @@ PATHS = {
     "gptj": ("transformer.h.{}", "transformer.h.{}.mlp", "transformer.h.{}.mlp.fc_out"),
 }
 LLAMA_PATHS = ("model.layers.{}", "model.layers.{}.mlp", "model.layers.{}.mlp.down_proj")
+PATHS |= {
+    "falcon": ("transformer.h.{}", "transformer.h.{}.mlp", "transformer.h.{}.mlp.dense_4h_to_h"),
+    "gpt_neox": ("gpt_neox.layers.{}", "gpt_neox.layers.{}.mlp", "gpt_neox.layers.{}.mlp.dense_4h_to_h"),
+    "opt": ("model.decoder.layers.{}", "model.decoder.layers.{}.fc2", "model.decoder.layers.{}.fc2"),
+    "gemma3": tuple(path.replace("model.", "model.language_model.") for path in LLAMA_PATHS),
+}
+NORMED = ("olmo2", "gemma2", "gemma3_text", "gemma3")
 
 
 def module(model, template: str, layer: int):
@@ -23,6 +30,18 @@ def module(model, template: str, layer: int):
 
 def paths(model) -> tuple[str, str, str]:
     return PATHS.get(model.config.model_type, LLAMA_PATHS)
+
+
+def mlp_norm(model, layer: int):
+    """The norm between an MLP and the residual stream; None where there is none."""
+    if model.config.model_type not in NORMED:
+        return None
+    return module(model, paths(model)[0] + ".post_feedforward_layernorm", layer)
+
+
+def rows_of(states: Tensor, rows: int) -> Tensor:
+    """OPT runs all tokens as one row."""
+    return states.reshape(rows, -1, states.shape[-1]) if states.dim() == 2 else states
 
 
 @dataclass
@@ -61,22 +80,26 @@ def naive_target(model, tok, request, templates: list[str], hparams, threshold: 
     input_ids = torch.tensor([row + [tok.pad_token_id] * (width - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
     dtype = next(model.parameters()).dtype
-    delta = torch.zeros(model.config.hidden_size, dtype=dtype, requires_grad=True)
+    delta = torch.zeros(model.config.get_text_config().hidden_size, dtype=dtype, requires_grad=True)
+    normed = mlp_norm(model, hparams.layers[-1]) is not None
     state: dict[str, Tensor] = {}
 
     def add(_module, _args, output):
         hidden = output[0] if isinstance(output, tuple) else output
-        state.setdefault("h0", hidden[0, lookups[0]].detach().clone())
+        state.setdefault("v0" if normed else "h0", hidden[0, lookups[0]].detach().clone())
         hidden = hidden.clone()
         for row, lookup in enumerate(lookups):
             hidden[row, lookup] = hidden[row, lookup] + delta
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-    def see_value(_module, _args, output):
-        state.setdefault("v0", output[0, lookups[0]].detach().clone())
+    def see_other(_module, _args, output):
+        hidden = rows_of(output[0] if isinstance(output, tuple) else output, len(rows))
+        state.setdefault("h0" if normed else "v0", hidden[0, lookups[0]].detach().clone())
 
     optimiser = torch.optim.Adam([delta], lr=hparams.v_lr)
-    hooks = [block.register_forward_hook(add), mlp.register_forward_hook(see_value)]
+    # MEMIT corrects the block's output; behind a norm that would be another vector than the one written, so ROME's form is taken.
+    changed, seen = (mlp, block) if normed else (block, mlp)
+    hooks = [changed.register_forward_hook(add), seen.register_forward_hook(see_other)]
     updates = 0
     try:
         for step in range(hparams.v_num_grad_steps):
@@ -90,7 +113,8 @@ def naive_target(model, tok, request, templates: list[str], hparams, threshold: 
             kl_row = logp[len(templates), lookups[-1]]
             state.setdefault("kl0", kl_row.detach().clone())
             kl = torch.nn.functional.kl_div(state["kl0"], kl_row, log_target=True, reduction="sum")
-            decay = delta.norm() / state["h0"].norm() ** 2
+            origin = state["v0" if normed else "h0"].norm()
+            decay = delta.norm() / origin**2
             loss = torch.stack(nll).mean() + hparams.kl_factor * kl + hparams.v_weight_decay * decay
             if loss < threshold or step == hparams.v_num_grad_steps - 1:
                 break
@@ -98,7 +122,7 @@ def naive_target(model, tok, request, templates: list[str], hparams, threshold: 
             loss.backward()
             optimiser.step()
             updates += 1
-            limit = hparams.clamp_norm_factor * state["h0"].norm()
+            limit = hparams.clamp_norm_factor * origin
             if delta.norm() > limit:
                 with torch.no_grad():
                     delta.copy_(delta * limit / delta.norm())
@@ -117,7 +141,7 @@ def naive_keys(model, tok, request, templates: list[str], layer: int, z_layer: i
         ids, lookup = tokenised(tok, text, end)
         seen: dict[str, Tensor] = {}
         hooks = [
-            rewrite.register_forward_hook(lambda _m, args, _o, seen=seen: seen.__setitem__("k", args[0])),
+            rewrite.register_forward_hook(lambda _m, args, _o, seen=seen: seen.__setitem__("k", rows_of(args[0], 1))),
             block.register_forward_hook(
                 lambda _m, _a, out, seen=seen: seen.__setitem__("h", out[0] if isinstance(out, tuple) else out)
             ),
@@ -139,6 +163,9 @@ def orientation(model, layer: int) -> bool:
 def naive_step(model, tok, requests, templates: list[str], hparams, editors: dict, tau: float | None) -> None:
     """One step of a dense editor per layer: solve, scale, spread, write."""
     targets = [naive_target(model, tok, request, templates, hparams) for request in requests]
+    if model.config.model_type in NORMED:
+        normed_step(model, tok, requests, templates, hparams, editors, tau, targets)
+        return
     z = []
     for t in targets:
         if tau is None:
@@ -155,3 +182,37 @@ def naive_step(model, tok, requests, templates: list[str], hparams, editors: dic
         weight = module(model, paths(model)[2], layer).weight
         with torch.no_grad():
             weight.copy_(editors[layer].w.T if orientation(model, layer) else editors[layer].w)
+
+
+def normed_step(model, tok, requests, templates: list[str], hparams, editors: dict, tau: float | None, targets) -> None:
+    """The same where a norm stands behind the MLP: the residual stream's share is traced back through it, request by request."""
+    last = hparams.layers[-1]
+    wanted = [t.v0 + t.delta if tau is None else tau * (t.v0 + t.delta) / (t.v0 + t.delta).norm() for t in targets]
+    norm = mlp_norm(model, last)
+    stream = [t.h0 - norm(t.v0) + norm(v) for t, v in zip(targets, wanted, strict=True)]
+    for number, layer in enumerate(hparams.layers):
+        keys, residuals = [], []
+        norm = mlp_norm(model, layer)
+        for request, target, value in zip(requests, stream, wanted, strict=True):
+            key, hidden = naive_keys(model, tok, request, templates, layer, last)
+            now = naive_value(model, tok, request, layer)
+            share = (target - hidden) / (len(hparams.layers) - number)
+            gains = norm(torch.ones_like(now))
+            direction = (norm(now) + share) / gains
+            length = value.norm() if layer == last else now.norm()
+            keys.append(key)
+            residuals.append(direction / direction.norm() * length - now)
+        editors[layer].step(torch.stack(keys, 1), torch.stack(residuals, 1).detach())
+        with torch.no_grad():
+            module(model, paths(model)[2], layer).weight.copy_(editors[layer].w)
+
+
+def naive_value(model, tok, request, layer: int) -> Tensor:
+    """Output of a layer's MLP at the subject's last token of the bare prompt."""
+    ids, lookup = tokenised(tok, request.prompt, request.end)
+    seen: dict[str, Tensor] = {}
+    hook = module(model, paths(model)[1], layer).register_forward_hook(lambda _m, _a, out: seen.__setitem__("v", out))
+    with torch.no_grad():
+        model(input_ids=torch.tensor([ids]))
+    hook.remove()
+    return seen["v"][0, lookup]
