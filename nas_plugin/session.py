@@ -28,6 +28,7 @@ from nas_plugin.locate.sequences import Locator
 from nas_plugin.locate.stored import statistics_folder
 from nas_plugin.model.editable import EditableModel
 from nas_plugin.model.fingerprint import weights_fingerprint
+from nas_plugin.model.pattern import try_out
 from nas_plugin.report import StepReport
 from nas_plugin.request import EditRequest, as_requests
 from nas_plugin.solve.descent import SolverSettings
@@ -122,11 +123,14 @@ class EditSession:
 
         Raises:
             EditedModelError: The model is no longer what it was when the session began.
+            UnsupportedArchitectureError: The model was described by hyperparameters and is not built as editing needs.
             NasPluginError: Statistics or anchor are missing, damaged or of another model.
         """
         if self._foundation is not None:
             return self._foundation
         self.check_unedited()
+        if not self.em.paths.known:
+            try_out(self.em)
         foundation = lay_foundation(
             self.em,
             self.locator,

@@ -92,13 +92,8 @@ def spread(
     return after, written
 
 
-def _behind_norm(
-    em: EditableModel, layer: int, standing: Tensor, residual: Tensor, targets: AnchoredTargets
-) -> Tensor:
-    """Turn what a layer is to add to the residual stream into what its down-projection is to add, `(d_out, n)`.
-
-    The last layer's values are given the norms that were decided for them, those of earlier ones keep their own.
-    """
+def _behind_norm(em: EditableModel, layer: int, standing: Tensor, residual: Tensor, targets: AnchoredTargets) -> Tensor:
+    # The last layer's values are given the norms that were decided for them, those of earlier ones keep their own.
     if len(em.layers) == 1:
         return targets.values.to(standing.device).T - standing
     values = standing.T

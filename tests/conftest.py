@@ -85,12 +85,19 @@ CONFIGS: dict[str, Any] = {
 ARCHITECTURES = tuple(CONFIGS)
 
 _GEMMA = {**_LLAMA, "head_dim": 8, "pad_token_id": 0, "query_pre_attn_scalar": 8, "sliding_window": 64}
-_VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+_VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 8,
+    "patch_size": 4,
+}
 CONFIGS |= {
     "phi3": lambda: Phi3Config(**_LLAMA, pad_token_id=0),
     "olmo2": lambda: Olmo2Config(**_LLAMA, pad_token_id=0),
     # Caps low enough to bend what a tiny model says.
-    "gemma2": lambda: Gemma2Config(**_GEMMA, final_logit_softcapping=4.0, attn_logit_softcapping=3.0),
+    "gemma2": lambda: Gemma2Config(**_GEMMA, final_logit_softcapping=1.0, attn_logit_softcapping=1.0),
     "gemma3_text": lambda: Gemma3TextConfig(**_GEMMA),
     "gemma3": lambda: Gemma3Config(
         text_config=Gemma3TextConfig(**_GEMMA).to_dict(), vision_config=_VISION, mm_tokens_per_image=1, image_token_index=300

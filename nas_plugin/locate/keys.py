@@ -35,8 +35,8 @@ class KeyPass:
     """Collects keys at the subject's last token (MEMIT, Eq. 19 and its released `compute_ks`), for one step.
 
     Attributes:
-        values: Outputs of the layer's MLP on the bare prompts as of the last run, `(d_out, n)`, in the compute dtype; None unless a
-            norm stands between MLPs and the residual stream.
+        values: Outputs of the layer's MLP on the bare prompts as of the last run, `(d_out, n)`, in the compute dtype; None
+            unless a norm stands between MLPs and the residual stream.
 
     Tokens after the subject cannot reach it and are left out. Rows in a context stop at the edited layer; only the bare prompts
     go on to the last one. And since writing a layer changes nothing below its block, each pass starts at the block that was

@@ -34,7 +34,16 @@ class Architecture:
     known: bool = True
 
 
-_GPT = {"block": "transformer.h.{}", "mlp": "transformer.h.{}.mlp", "final_norm": "transformer.ln_f"}
+def _gpt(attention: str, rewrite: str) -> Architecture:
+    layer = "transformer.h.{}"
+    return Architecture(
+        block=layer,
+        mlp=f"{layer}.mlp",
+        attention=f"{layer}.{attention}",
+        rewrite=f"{layer}.mlp.{rewrite}",
+        final_norm="transformer.ln_f",
+        prefix_cache=True,
+    )
 
 
 def _llama(root: str = "model", *, mlp_norm: bool = False) -> Architecture:
@@ -51,12 +60,9 @@ def _llama(root: str = "model", *, mlp_norm: bool = False) -> Architecture:
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "gpt2": Architecture(
-        **_GPT, attention="transformer.h.{}.attn", rewrite="transformer.h.{}.mlp.c_proj", prefix_cache=True
-    ),
-    "gptj": Architecture(
-        **_GPT, attention="transformer.h.{}.attn", rewrite="transformer.h.{}.mlp.fc_out", prefix_cache=True
-    ),
+    "gpt2": _gpt("attn", "c_proj"),
+    "gptj": _gpt("attn", "fc_out"),
+    "falcon": _gpt("self_attention", "dense_4h_to_h"),
     "llama": _llama(),
     "mistral": _llama(),
     "qwen2": _llama(),
@@ -66,9 +72,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma2": _llama(mlp_norm=True),
     "gemma3_text": _llama(mlp_norm=True),
     "gemma3": _llama("model.language_model", mlp_norm=True),
-    "falcon": Architecture(
-        **_GPT, attention="transformer.h.{}.self_attention", rewrite="transformer.h.{}.mlp.dense_4h_to_h", prefix_cache=True
-    ),
     "gpt_neox": Architecture(
         block="gpt_neox.layers.{}",
         mlp="gpt_neox.layers.{}.mlp",
@@ -109,15 +112,15 @@ def refuse_unsupported(config: Any) -> None:
     experts = max((_number(text, name) for name in _EXPERTS), default=0)
     if experts > 1:
         raise UnsupportedArchitectureError(
-            f"model_type {family!r} is a mixture of {experts} experts: a router sends each token through other down-projections, so "
-            "no one matrix carries a fact. Use a dense model of the family."
+            f"model_type {family!r} is a mixture of {experts} experts: a router sends each token through other "
+            "down-projections, so no one matrix carries a fact. Use a dense model of the family."
         )
     if family != "opt":
         return
     if not getattr(text, "do_layer_norm_before", True) or getattr(text, "_remove_final_layer_norm", False):
         raise UnsupportedArchitectureError(
-            "this OPT model norms after the residual sum (do_layer_norm_before: false, as OPT-350m has it) or has no final norm: what "
-            "an edit adds to a block's output is normed away with it. The other sizes of OPT can be edited."
+            "this OPT model norms after the residual sum (do_layer_norm_before: false, as OPT-350m has it) or has no final "
+            "norm: what an edit adds is normed together with all that was there before. Other sizes of OPT can be edited."
         )
     if getattr(text, "word_embed_proj_dim", text.hidden_size) != text.hidden_size:
         raise UnsupportedArchitectureError(
@@ -163,11 +166,14 @@ def architecture_of(config: Any, hparams: Any) -> Architecture:
             hint = f" The nearest known family is {near[0]!r}." if near else ""
             raise UnknownArchitectureError(
                 f"model_type {model_type!r} is not in the architecture table ({', '.join(sorted(ARCHITECTURES))}) and the "
-                f"hyperparameters leave open: {', '.join(missing)}.{hint} `nas-edit hparams new MODEL` finds the modules and writes "
-                "them down; or set rewrite_module_tmp, layer_module_tmp, mlp_module_tmp, attn_module_tmp and ln_f_module in the "
-                "hyperparameters yourself."
+                f"hyperparameters leave open: {', '.join(missing)}.{hint} `nas-edit hparams new MODEL` finds the modules and "
+                "writes them down; or set rewrite_module_tmp, layer_module_tmp, mlp_module_tmp, attn_module_tmp and ln_f_module "
+                "in the hyperparameters yourself."
             )
-        return Architecture(**{key: str(path) for key, path in named.items()}, known=False)
+        paths = {key: str(path) for key, path in named.items()}
+        return Architecture(
+            paths["block"], paths["mlp"], paths["attention"], paths["rewrite"], paths["final_norm"], known=False
+        )
     if getattr(config, "alibi", False):
         # Biases by position are made from the padding mask, which an explicit one replaces.
         row = replace(row, prefix_cache=False)

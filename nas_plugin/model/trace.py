@@ -107,7 +107,9 @@ def forward_until(
 
     def show_output(function: Callable[[Any], Any]) -> Callable[..., Any]:
         def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-            return function(by_rows(output))
+            rows = by_rows(output)
+            replaced = function(rows)
+            return replaced if rows is output or replaced is None else replaced.flatten(0, 1)
 
         return hook
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -188,7 +189,7 @@ class TargetSolver:
             step = _Step(requests, texts, self._shared(texts), keep_rows)
             parts = self._in_batches(step, order, advance)
         back = torch.tensor(order, device=parts[0].delta.device).argsort()
-        whole = {name: torch.cat([getattr(part, name) for part in parts])[back] for name in _TENSORS}
+        whole: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts])[back] for name in _TENSORS}
         seen = tuple(seen for part in parts for seen in part.seen)
         return replace(parts[0], **whole, seen=seen, shared=step.shared if keep_rows else None)
 
@@ -229,7 +230,9 @@ class TargetSolver:
         finite = torch.isfinite(descent.delta).all(1) & (torch.isfinite(descent.loss) | (self.settings.steps == 1))
         keys = self._first_keys(texts, rows, clean)
         seen = (_seen_rows(texts, clean, batch, em.input_device),) if step.keep_rows else ()
-        return SolvedTargets(descent.delta, h0, v0, descent.loss, descent.updates, keys, finite, seen, norm=em.value_norm)
+        return SolvedTargets(
+            descent.delta, h0, v0, descent.loss, descent.updates, keys, finite, seen, norm=em.value_norm
+        )
 
     @torch.enable_grad()
     def _descend(self, rows: TargetRows, clean: CleanRows, origin: Tensor, descent: Descent) -> None:

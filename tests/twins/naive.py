@@ -80,8 +80,8 @@ def naive_target(model, tok, request, templates: list[str], hparams, threshold: 
     input_ids = torch.tensor([row + [tok.pad_token_id] * (width - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
     dtype = next(model.parameters()).dtype
-    delta = torch.zeros(model.config.get_text_config().hidden_size, dtype=dtype, requires_grad=True)
     normed = mlp_norm(model, hparams.layers[-1]) is not None
+    delta = torch.zeros(model.config.get_text_config().hidden_size, dtype=dtype, requires_grad=True)
     state: dict[str, Tensor] = {}
 
     def add(_module, _args, output):
@@ -114,8 +114,7 @@ def naive_target(model, tok, request, templates: list[str], hparams, threshold: 
             state.setdefault("kl0", kl_row.detach().clone())
             kl = torch.nn.functional.kl_div(state["kl0"], kl_row, log_target=True, reduction="sum")
             origin = state["v0" if normed else "h0"].norm()
-            decay = delta.norm() / origin**2
-            loss = torch.stack(nll).mean() + hparams.kl_factor * kl + hparams.v_weight_decay * decay
+            loss = torch.stack(nll).mean() + hparams.kl_factor * kl + hparams.v_weight_decay * delta.norm() / origin**2
             if loss < threshold or step == hparams.v_num_grad_steps - 1:
                 break
             optimiser.zero_grad()
@@ -123,9 +122,8 @@ def naive_target(model, tok, request, templates: list[str], hparams, threshold: 
             optimiser.step()
             updates += 1
             limit = hparams.clamp_norm_factor * origin
-            if delta.norm() > limit:
-                with torch.no_grad():
-                    delta.copy_(delta * limit / delta.norm())
+            with torch.no_grad():
+                delta.mul_((limit / delta.norm()).clamp_max(1.0))
     finally:
         for hook in hooks:
             hook.remove()
