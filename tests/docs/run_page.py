@@ -30,7 +30,7 @@ def main(page: str) -> None:
 
 
 def run(block: Block, names: dict[str, Any]) -> None:
-    """Run a block of commands, of which the first that fails ends it, or of Python, with tracebacks that give the page's lines."""
+    """Run a block of commands, which the first that fails ends, or of Python, with tracebacks that give the page's lines."""
     if block.language == "bash":
         subprocess.run(["bash", "-euo", "pipefail", "-c", block.text], check=True)
     else:
