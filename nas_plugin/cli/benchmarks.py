@@ -86,6 +86,7 @@ def _run(
         skip_bad=options.skip_bad,
         command=command_line(),
         workers=workers,
+        trackers=options.trackers,
     )
     folders = [out / who.label for who in taking_part if (out / who.label / RUN_FILE).exists()]
     found = [figures(folder, names) for folder in folders]

@@ -48,6 +48,7 @@ def compare(
         skip_bad=options.skip_bad,
         command=command_line(),
         workers=workers,
+        trackers=options.trackers,
     )
     say_unfinished(out, [who.label for who in taking_part])
     Console().print(f"Report: {drawn}", soft_wrap=True)

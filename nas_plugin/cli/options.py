@@ -88,6 +88,20 @@ class RunOptions:
         bool, typer.Option("--skip-bad", help="Leave malformed records out; they are listed.", rich_help_panel=_FOLDER)
     ] = False
 
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TRACKER",
+            help="Tell tensorboard, wandb or trackio of every step and checkpoint; several times.",
+            rich_help_panel=_FOLDER,
+        ),
+    ] = None
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """Names of experiment trackers."""
+        return tuple(self.track or ())
+
     @property
     def settings(self) -> dict[str, Any]:
         """Hyperparameters that replace those of a file; see `settings_of`."""

@@ -27,6 +27,9 @@ def run(
     # Here and below, so that `nas-edit --help` does not wait for torch.
     from nas_plugin.evaluation.runner import SessionWriter, run_stream
     from nas_plugin.evaluation.runner.load import load_hparams, load_model, model_name
+    from nas_plugin.evaluation.runner.tracking import check_trackers
+
+    check_trackers(options.trackers)
 
     named = {} if options.model is None else {"model_name": model_name(options.model)}
     loaded = load_hparams(hparams, {**named, **options.settings})
@@ -42,6 +45,7 @@ def run(
         resume=options.resume,
         skip_bad=options.skip_bad,
         command=command_line(),
+        trackers=options.trackers,
     )
     console = Console()
     if not finished:

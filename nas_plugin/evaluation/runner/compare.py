@@ -18,6 +18,7 @@ from nas_plugin.evaluation.runner.entrants import Entrant
 from nas_plugin.evaluation.runner.folder import DONE, STOPPED, RunFolder, check_empty, clear
 from nas_plugin.evaluation.runner.plan import Plan
 from nas_plugin.evaluation.runner.stopping import stop_requests
+from nas_plugin.evaluation.runner.tracking import check_trackers
 from nas_plugin.evaluation.streams import Stream
 from nas_plugin.progress import progress_bar
 
@@ -41,6 +42,7 @@ class Job:
         resume: Go on with the run in the folder, if there is one.
         skip_bad: Leave out cases that the model cannot take.
         command: The command line, for the record.
+        trackers: Names of experiment trackers; see `run_stream`.
     """
 
     entrant: Entrant
@@ -51,6 +53,7 @@ class Job:
     resume: bool
     skip_bad: bool
     command: str
+    trackers: Sequence[str] = ()
 
 
 def compare(
@@ -64,6 +67,7 @@ def compare(
     skip_bad: bool = False,
     command: str = "",
     workers: int | None = None,
+    trackers: Sequence[str] = (),
 ) -> Path:
     """Run editors side by side, one thread each, and draw the report.
 
@@ -80,23 +84,29 @@ def compare(
         skip_bad: Leave out cases that the model cannot take.
         command: The command line, for the record.
         workers: Processes; as many as there are cores when None.
+        trackers: Names of experiment trackers; see `run_stream`.
 
     Returns:
         The report.
 
     Raises:
-        RunError: An entrant is there twice.
+        RunError: An entrant is there twice, or a tracker is unknown.
+        PackageMissingError: A tracker's package is not installed.
         RunFolderError: There is a run in one of the folders, and `resume` is off.
         Exception: What ended the run of one of the six editors, after all others have ended and the report is drawn.
     """
     # matplotlib is imported only where something is drawn.
     from nas_plugin.evaluation.report import write_report
 
+    check_trackers(trackers)
     labels = [who.label for who in entrants]
     if len(set(labels)) < len(labels):
         raise RunError(f"{', '.join(labels)}: name every method once.")
     out = out.resolve()
-    jobs = [Job(who, stream, held_out, out / who.label, plan, resume, skip_bad, command) for who in entrants]
+    jobs = [
+        Job(who, stream, held_out, out / who.label, plan, resume, skip_bad, command, tuple(trackers))
+        for who in entrants
+    ]
     if not resume:
         for job in jobs:
             check_empty(job.folder)
@@ -220,6 +230,7 @@ def _run(job: Job) -> bool:
         command=job.command,
         stop=lambda: stopping.is_set() or _orphaned(),
         advance=done.put,
+        trackers=job.trackers,
     )
 
 

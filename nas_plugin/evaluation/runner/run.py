@@ -20,6 +20,7 @@ from nas_plugin.evaluation.runner.bench import Bench
 from nas_plugin.evaluation.runner.folder import DONE, STATE_FOLDER, STOPPED, RunFolder, check_empty, check_same
 from nas_plugin.evaluation.runner.plan import Plan
 from nas_plugin.evaluation.runner.stopping import stop_requests
+from nas_plugin.evaluation.runner.tracking import Tracking, check_trackers
 from nas_plugin.evaluation.runner.writers import Writer
 from nas_plugin.evaluation.streams import Stream
 from nas_plugin.progress import progress_bar
@@ -45,6 +46,7 @@ def run_stream(
     command: str = "",
     stop: Callable[[], bool] | None = None,
     advance: Advance | None = None,
+    trackers: Sequence[Any] = (),
 ) -> bool:
     """Write a stream, one step after another, into a run folder.
 
@@ -64,17 +66,22 @@ def run_stream(
         command: The command line, for the record.
         stop: Asked before every step whether to stop; by default SIGINT and SIGTERM do.
         advance: Told of edits done; by default a progress bar is shown.
+        trackers: Experiment trackers that are told of every step and checkpoint: "tensorboard", "wandb", "trackio", or
+            `accelerate.tracking.GeneralTracker` objects.
 
     Returns:
         Whether the stream was written to its end; False if it was stopped.
 
     Raises:
-        RunError: The stream is shorter than the plan, or the editor's state cannot be saved and the run should go on.
+        RunError: The stream is shorter than the plan, the editor's state cannot be saved and the run should go on, or a
+            tracker is unknown.
+        PackageMissingError: A tracker's package is not installed.
         RunFolderError: There is a run in the folder, and `resume` is off.
         ResumeError: The run in the folder is of something else.
         RequestError: A case cannot be taken and `skip_bad` is off; nothing has been written.
         NasPluginError: The editor or a measurement refuses; what was logged before stays.
     """
+    check_trackers(trackers)
     resume = resume and (folder / RUN_FILE).exists()
     if not resume:
         check_empty(folder)
@@ -107,7 +114,9 @@ def run_stream(
             bar = stack.enter_context(progress_bar(header["label"], plan.edits))
             advance = lambda units: bar.advance(bar.task_ids[0], units)  # noqa: E731
         try:
-            done = _go(log, writer, stream, plan, held_out, stop, advance)
+            tracking = Tracking.start(trackers, folder, header)
+            stack.callback(tracking.finish)
+            done = _go(log, writer, stream, plan, held_out, stop, advance, tracking)
         except BaseException as error:
             log.end(STOPPED, f"{type(error).__name__}: {error}")
             raise
@@ -123,12 +132,15 @@ def _go(
     held_out: Sequence[Case],
     stop: Callable[[], bool],
     advance: Advance,
+    tracking: Tracking,
 ) -> bool:
     begun = log.measured
     bench = Bench(writer, plan, stream.cases, held_out, log.base if begun else None)
     if not begun:
         log.base = bench.base
-        log.add_checkpoint(*bench.checkpoint(0, 0, 0.0))
+        line, results = bench.checkpoint(0, 0, 0.0)
+        log.add_checkpoint(line, results)
+        tracking.checkpoint(line)
     elif log.edits:
         writer.load(log.state_file(log.edits))
     advance(log.edits)
@@ -136,26 +148,28 @@ def _go(
         if stop():
             return False
         number = -(-start // plan.per_step) + 1
-        _step(log, writer, bench, start, plan.per_step, number)
+        lines = _step(log, writer, bench, start, plan.per_step, number)
+        if tracking:
+            tracking.step(lines, writer.norms())
         advance(log.edits - start)
         if log.edits in plan.grid:
-            _checkpoint(log, writer, bench, number)
+            tracking.checkpoint(_checkpoint(log, writer, bench, number))
     return True
 
 
-def _step(log: RunFolder, writer: Writer, bench: Bench, start: int, size: int, number: int) -> None:
+def _step(log: RunFolder, writer: Writer, bench: Bench, start: int, size: int, number: int) -> list[dict[str, Any]]:
     cases = bench.cases[start : start + size]
-    lines = writer.write(cases)
+    written = writer.write(cases)
     immediate = bench.measure(cases)
-    log.add_edits(
-        [
-            {"edit": edit, "step": number, **line, "immediate": metrics}
-            for edit, (line, metrics) in enumerate(zip(lines, immediate, strict=True), start=start + 1)
-        ]
-    )
+    lines = [
+        {"edit": edit, "step": number, **line, "immediate": metrics}
+        for edit, (line, metrics) in enumerate(zip(written, immediate, strict=True), start=start + 1)
+    ]
+    log.add_edits(lines)
+    return lines
 
 
-def _checkpoint(log: RunFolder, writer: Writer, bench: Bench, number: int) -> None:
+def _checkpoint(log: RunFolder, writer: Writer, bench: Bench, number: int) -> dict[str, Any]:
     line, results = bench.checkpoint(log.edits, number, log.edit_seconds)
     kept = log.state_file(log.edits)
     if writer.resumable:
@@ -166,6 +180,7 @@ def _checkpoint(log: RunFolder, writer: Writer, bench: Bench, number: int) -> No
         if manifest != kept:
             manifest.unlink()
             manifest.with_suffix(".safetensors").unlink(missing_ok=True)
+    return line
 
 
 def _usable(writer: Writer, stream: Stream, plan: Plan, skip_bad: bool) -> tuple[Stream, Plan, dict[str, str]]:
