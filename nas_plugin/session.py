@@ -129,8 +129,6 @@ class EditSession:
         if self._foundation is not None:
             return self._foundation
         self.check_unedited()
-        if not self.em.paths.known:
-            try_out(self.em)
         foundation = lay_foundation(
             self.em,
             self.locator,
@@ -151,16 +149,19 @@ class EditSession:
         return self._given
 
     def check_unedited(self) -> None:
-        """Refuse to measure on a model that is not what it was when the session began.
+        """Refuse to measure on a model that is not what it was when the session began, or is built as no editor can use.
 
         Raises:
             EditedModelError: Its edited weights have changed.
+            UnsupportedArchitectureError: It was described by hyperparameters and is not built as editing needs.
         """
         if not self.weights.is_base():
             raise EditedModelError(
                 "the model's weights have changed since this session began; contexts, statistics and anchor are measured on the "
                 "unedited model only. Restore it, or make a new session."
             )
+        if not self.em.paths.known:
+            try_out(self.em)
 
     def take_measured(self, contexts: ContextTemplates, anchor: Anchor | None) -> None:
         """Use measurements of an earlier session where none were given; what is prepared already stays.
