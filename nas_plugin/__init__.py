@@ -18,17 +18,24 @@ if TYPE_CHECKING:
         NASPRUNEHparams,
         NASRECTHparams,
     )
-    from nas_plugin.keep.edits import LoadedEdits, load_edits
+    from nas_plugin.keep.edits import load_edits
+    from nas_plugin.keep.header import LoadedEdits
     from nas_plugin.report import EditReport, StepReport
     from nas_plugin.request import EditRequest
     from nas_plugin.session import EditSession
+    from nas_plugin.share.apply import Applied, apply_edits
+    from nas_plugin.share.export import Exported, export_edits
+    from nas_plugin.share.hub import push_to_hub
+    from nas_plugin.share.kept import kept_edits
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Applied",
     "EditReport",
     "EditRequest",
     "EditSession",
+    "Exported",
     "LoadedEdits",
     "NASAlphaEditHparams",
     "NASENCOREHparams",
@@ -38,22 +45,32 @@ __all__ = [
     "NASRECTHparams",
     "Preloaded",
     "StepReport",
+    "apply_edits",
     "commit_edits",
+    "export_edits",
+    "kept_edits",
     "load_edits",
+    "push_to_hub",
     "register",
     "unregister",
 ]
 
 _HPARAMS = "nas_plugin.hparams"
 _HOMES = {
+    "Applied": "nas_plugin.share.apply",
     "EditReport": "nas_plugin.report",
     "EditRequest": "nas_plugin.request",
     "EditSession": "nas_plugin.session",
-    "LoadedEdits": "nas_plugin.keep.edits",
+    "Exported": "nas_plugin.share.export",
+    "LoadedEdits": "nas_plugin.keep.header",
     "Preloaded": "nas_plugin.easyedit",
     "StepReport": "nas_plugin.report",
+    "apply_edits": "nas_plugin.share.apply",
     "commit_edits": "nas_plugin.easyedit",
+    "export_edits": "nas_plugin.share.export",
+    "kept_edits": "nas_plugin.share.kept",
     "load_edits": "nas_plugin.keep.edits",
+    "push_to_hub": "nas_plugin.share.hub",
     "register": "nas_plugin.easyedit",
     "unregister": "nas_plugin.easyedit",
 }

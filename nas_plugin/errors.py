@@ -92,6 +92,10 @@ class UnsupportedWeightError(ModelError):
     """A target weight is quantised, on the meta device, tied, or of a module type that is not a linear map."""
 
 
+class AdapterError(ModelError):
+    """A PEFT adapter is where an edit would be written, or works in a way that edits cannot be combined with."""
+
+
 class StatisticsError(NasPluginError, ValueError):
     """Second moments are missing, malformed, not positive, or of another model."""
 
@@ -134,6 +138,14 @@ class UndoError(KeepError):
 
 class EditsError(NasPluginError, ValueError):
     """A file of edits is damaged or of another format, or its parameters do not fit the model they are to be put into."""
+
+
+class ExportError(NasPluginError, ValueError):
+    """Edits cannot be exported as asked: nothing to take them from, no such form, or no room for the folder."""
+
+
+class HubError(NasPluginError, RuntimeError):
+    """A folder could not be put on the Hugging Face Hub."""
 
 
 class MeasureError(NasPluginError, ValueError):

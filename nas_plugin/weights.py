@@ -40,6 +40,11 @@ class EditedWeights:
         self._before: tuple[dict[int, Tensor], dict[int, Tensor]] | None = None
         self._mark()
 
+    @property
+    def served(self) -> Mapping[int, Tensor]:
+        """What the model is served, layer -> W `(d_out, d_in)`, before it is rounded to the model's dtype."""
+        return self._served
+
     def current(self) -> dict[int, Tensor]:
         """Return copies of what the model holds now, in the compute dtype."""
         return {

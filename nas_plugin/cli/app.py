@@ -9,7 +9,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 import nas_plugin
-from nas_plugin.cli import benchmarks, comparing, demo, log, measuring, running, undoing
+from nas_plugin.cli import benchmarks, comparing, demo, log, measuring, running, sharing, undoing
 from nas_plugin.errors import GuardError, NasPluginError
 from nas_plugin.evaluation.studies import commands as studies
 
@@ -34,6 +34,8 @@ for _command in (
     comparing.compare,
     running.report,
     log.log,
+    sharing.export,
+    sharing.apply,
     measuring.stats,
     measuring.anchor,
     undoing.undo,

@@ -132,7 +132,7 @@ def _load(name: str, hparams: NASHparams) -> Preloaded:
         return Preloaded(*load_demo(dtype), name=DEMO)
     from transformers import AutoModelForCausalLM
 
-    tok = _tokenizer(name)
+    tok = tokenizer_of(name)
     if tok.pad_token is None:
         tok.pad_token = tok.eos_token
     tok.padding_side = "left"
@@ -141,7 +141,18 @@ def _load(name: str, hparams: NASHparams) -> Preloaded:
     return Preloaded(model, tok)
 
 
-def _tokenizer(name: str) -> Any:
+def tokenizer_of(name: str) -> Any:
+    """Load a tokenizer, also one that a newer release of transformers saved.
+
+    Args:
+        name: Folder or name.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ValueError: There is one, of a class that cannot be loaded.
+    """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:

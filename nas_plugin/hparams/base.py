@@ -166,11 +166,19 @@ class NASHparams:
         Returns:
             SHA-256 in hexadecimal; equal for "PRUNE" and "NAS-PRUNE" with `use_nas: false`.
         """
+        return hashlib.sha256(json.dumps(self.decisive(), sort_keys=True).encode()).hexdigest()
+
+    def decisive(self) -> dict[str, Any]:
+        """What `digest` is the digest of: no folder and no device of a machine is among it.
+
+        Returns:
+            Field names and values.
+        """
         decisive = {key: _portable(value) for key, value in self.to_dict().items() if key not in _NOT_IN_DIGEST}
         if not self.use_nas:
             decisive = {key: value for key, value in decisive.items() if not key.startswith("nas_")}
         decisive["method"] = self.method
-        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+        return decisive
 
     @classmethod
     def _known_keys(cls) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from nas_plugin.errors import ModelError, UnknownLayerError, UnsupportedWeightError
+from nas_plugin.errors import AdapterError, ModelError, UnknownLayerError, UnsupportedWeightError
+from nas_plugin.model.adapters import is_adapted, unwrapped
 from nas_plugin.model.architectures import architecture_of, text_config
 from nas_plugin.model.residual import MlpNorm
 
@@ -34,6 +35,7 @@ class EditableModel:
         UnsupportedArchitectureError: The model family is known and cannot be edited.
         UnknownLayerError: A layer or a module path does not exist.
         UnsupportedWeightError: A target weight cannot be edited.
+        AdapterError: An adapter lies on a module that would be edited.
         ModelError: The model has no output head.
     """
 
@@ -47,7 +49,7 @@ class EditableModel:
         Raises:
             ModelError: The model has no output head.
         """
-        self.model: Any = model
+        self.model: Any = (model := unwrapped(model))
         self.paths = architecture_of(model.config, hparams)
         self.config = text_config(model.config)
         self.layers: tuple[int, ...] = tuple(hparams.layers)
@@ -125,7 +127,11 @@ class EditableModel:
     def matrix(self, layer: int) -> Tensor:
         """Return a layer's edited matrix as `W (d_out, d_in)`, a view of the parameter."""
         stored = self.weight(layer).detach()
-        return stored.T if isinstance(self.rewrite[layer], Conv1D) else stored
+        return stored.T if self.turned(layer) else stored
+
+    def turned(self, layer: int) -> bool:
+        """Tell whether the module of a layer stores the transpose."""
+        return isinstance(self.rewrite[layer], Conv1D)
 
     def write(self, layer: int, matrix: Tensor) -> None:
         """Put `W (d_out, d_in)` into the model, cast to its dtype and device.
@@ -139,7 +145,7 @@ class EditableModel:
 
     def stored(self, layer: int, matrix: Tensor) -> Tensor:
         """Turn `W (d_out, d_in)` the way the module stores it."""
-        return matrix.T if isinstance(self.rewrite[layer], Conv1D) else matrix
+        return matrix.T if self.turned(layer) else matrix
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map hidden states of the loss layer to logits.
@@ -186,6 +192,11 @@ class EditableModel:
             owners.setdefault(id(parameter), []).append(name)
         for layer, name in self.parameter_names.items():
             module = self.rewrite[layer]
+            if is_adapted(module):
+                raise AdapterError(
+                    f"{name}: a PEFT adapter lies on the module that would be edited ({type(module).__name__}); merge it first: "
+                    "model = model.merge_and_unload(), then edit."
+                )
             if not isinstance(module, nn.Linear | Conv1D):
                 raise UnsupportedWeightError(
                     f"{name}: {type(module).__name__} is neither nn.Linear nor Conv1D; unwrap adapters or load unquantised."

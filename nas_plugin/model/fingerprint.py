@@ -7,14 +7,16 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
+from nas_plugin.model.adapters import unwrapped
+
 _SAMPLES = 4096
 
 
-def _sampled_bytes(tensor: Tensor) -> bytes:
+def _sampled_bytes(tensor: Tensor, dtype: torch.dtype) -> bytes:
     flat = tensor.detach().reshape(-1)
     # A stride prime to most row lengths, so that the sample is not one column of the matrix.
     stride = max(1, flat.numel() // _SAMPLES) | 1
-    return flat[::stride].to("cpu", torch.float32).contiguous().numpy().tobytes()
+    return flat[::stride].to("cpu", dtype).to(torch.float32).contiguous().numpy().tobytes()
 
 
 def tensor_digest(tensor: Tensor) -> str:
@@ -32,20 +34,22 @@ def tensor_digest(tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
-def weights_fingerprint(model: nn.Module) -> str:
+def weights_fingerprint(model: nn.Module, dtype: torch.dtype | None = None) -> str:
     """Identify a model by a strided sample of all its parameters.
 
     Hashing 16 GB per start would cost a minute; 4,096 elements of each tensor tell two checkpoints, or an edited model
     and its base, apart just as surely (an edit changes every element of the matrices it writes).
 
     Args:
-        model: The model.
+        model: The model; one that carries a PEFT adapter is identified with it.
+        dtype: As the model would be after `model.to(dtype)`; by default as it is.
 
     Returns:
         SHA-256 over names, shapes, dtypes and sampled values, as hex.
     """
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters(), key=lambda pair: pair[0]):
-        digest.update(f"{name}|{tuple(parameter.shape)}|{parameter.dtype}".encode())
-        digest.update(_sampled_bytes(parameter) if parameter.device.type != "meta" else b"meta")
+    for name, parameter in sorted(unwrapped(model).named_parameters(), key=lambda pair: pair[0]):
+        kind = parameter.dtype if dtype is None or not parameter.is_floating_point() else dtype
+        digest.update(f"{name}|{tuple(parameter.shape)}|{kind}".encode())
+        digest.update(_sampled_bytes(parameter, kind) if parameter.device.type != "meta" else b"meta")
     return digest.hexdigest()

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nas_plugin import load_edits
-from nas_plugin.keep.edits import _KEY, LoadedEdits, _sha256, read_edits, write_edits
+from nas_plugin.keep.edits import LoadedEdits, read_edits, write_edits
+from nas_plugin.keep.header import KEY, text_digest
 from tests.conftest import build_model
 from tests.promises.hostile import FUZZ, damaged, little_memory, survives
 from tests.promises.test_r13_hostile_tensors import file_of, hostile_tensors, split
@@ -37,14 +38,14 @@ def test_files_that_are_no_edits(saved: Path, tmp_path: Path) -> None:
     write_edits(tmp_path / "whole numbers", {name: tensors[name].to(torch.int32)}, about)
     write_edits(tmp_path / "other weights", {name: tensors[name]}, about)
     header, body = split(saved.read_bytes())
-    (tmp_path / "format").write_bytes(file_of(with_text(header, format="nas-plugin-edits-2"), body))
+    (tmp_path / "format").write_bytes(file_of(with_text(header, format="nas-plugin-edits-3"), body))
     (tmp_path / "count").write_bytes(file_of(with_text(header, edits=-1), body))
     (tmp_path / "untold").write_bytes(file_of({**header, "__metadata__": {}}, body))
     (tmp_path / "folder").mkdir()
     model = build_model("gpt2")
     for file, says in {
         "none": "no parameters", "row": "not a matrix", "whole numbers": "not a matrix", "other weights": "digest",
-        "format": "'nas-plugin-edits-2', and this release reads 'nas-plugin-edits-1'", "count": "edits is -1",
+        "format": "'nas-plugin-edits-3', and this release reads 'nas-plugin-edits-1'", "count": "edits is -1",
         "untold": "format is None", "folder": "cannot read", "gone": "cannot read",
     }.items():  # fmt: skip
         unchanged_by(model, tmp_path / file, says, check=False)
@@ -52,9 +53,9 @@ def test_files_that_are_no_edits(saved: Path, tmp_path: Path) -> None:
 
 def with_text(header: Any, **values: Any) -> Any:
     """The header with other values, and the digest that belongs to them."""
-    text = {**json.loads(header["__metadata__"][_KEY]), **values}
+    text = {**json.loads(header["__metadata__"][KEY]), **values}
     text.pop("sha256", None)
-    return {**header, "__metadata__": {_KEY: json.dumps({**text, "sha256": _sha256(text)}, sort_keys=True)}}
+    return {**header, "__metadata__": {KEY: json.dumps({**text, "sha256": text_digest(text)}, sort_keys=True)}}
 
 
 def test_cut_anywhere_or_one_bit_changed(saved: Path, tmp_path: Path) -> None:
@@ -96,15 +97,15 @@ def test_damaged_files(saved: Path, tmp_path: Path, memory: nn.Module, data: st.
 @given(data=st.data())
 def test_headers_that_lie(saved: Path, tmp_path: Path, memory: nn.Module, data: st.DataObject) -> None:
     header, body = split(saved.read_bytes())
-    told = json.loads(header["__metadata__"][_KEY])
+    told = json.loads(header["__metadata__"][KEY])
     del told["sha256"]
     values = data.draw(damaged({"told": told}))
     try:
-        text = json.dumps({**values["told"], "sha256": _sha256(values["told"])}, sort_keys=True)
+        text = json.dumps({**values["told"], "sha256": text_digest(values["told"])}, sort_keys=True)
     except (KeyError, TypeError):
         text = json.dumps(values)
     path = tmp_path / "edits.safetensors"
-    path.write_bytes(file_of({**header, "__metadata__": {_KEY: text}}, body))
+    path.write_bytes(file_of({**header, "__metadata__": {KEY: text}}, body))
     before = digests(memory)
     found = survives(lambda: read_edits(path))
     if found is None:
