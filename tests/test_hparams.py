@@ -35,7 +35,11 @@ CLASSES = (
     NASENCOREHparams,
     NASLyapLockHparams,
 )
-MODELS = ("gpt2-xl", "gpt-j-6B", "llama3-8b", "qwen2.5-7b", "nas-demo", "stories260K")
+MODELS = (
+    "gpt2-xl", "gpt-j-6B", "llama3-8b", "qwen2.5-7b", "nas-demo", "stories260K",
+    "llama2-7b", "llama3.1-8b", "llama3.2-1b", "llama3.2-3b", "mistral-7b-v0.3", "qwen2.5-1.5b", "qwen3-8b", "gemma-2-9b",
+    "gemma-3-1b", "olmo-2-7b", "phi-3-mini", "phi-4", "gpt-neox-20b", "opt-6.7b", "falcon-7b",
+)  # fmt: skip
 NOT_DECISIVE = {
     "model_name", "stats_dir", "device", "model_parallel", "batch_size", "max_length", "fp16", "torch_dtype",
     "nas_anchor_file", "P_loc", "mom2_n_tokens", "layer_selection", "mom2_adjustment",
@@ -133,6 +137,9 @@ def test_shipped_file_leaves_no_decision_to_the_demo_defaults(cls: type[NASHpara
         (NASAlphaEditHparams, "llama3-8b", {"L2": 10, "nullspace_threshold": 0.02, "v_lr": 0.1}),
         (NASAlphaEditHparams, "qwen2.5-7b", {"layers": (7, 8, 9, 10, 11), "clamp_norm_factor": 0.75, "L2": 10}),
         (NASENCOREHparams, "gpt2-xl", {"update_norm_lambda": 10, "prob_cutoff": -4, "mom2_update_weight": 20000}),
+        (NASENCOREHparams, "llama2-7b", {"update_norm_lambda": 10, "prob_cutoff": -3, "v_lr": 0.5}),
+        (NASMEMITHparams, "llama3.2-3b", {"layers": (4, 5, 6, 7, 8), "clamp_norm_factor": 4, "v_weight_decay": 1e-3}),
+        (NASLyapLockHparams, "gemma-2-9b", {"mom2_update_weight": 1000, "clamp_norm_factor": 4, "v_loss_layer": 41}),
         (NASENCOREHparams, "llama3-8b", {"update_norm_lambda": 20, "prob_cutoff": -2, "v_lr": 0.5}),
         (NASLyapLockHparams, "llama3-8b", {"mom2_update_weight": 1000, "mom2_dtype": "float64", "lyap_alpha": 60}),
     ],

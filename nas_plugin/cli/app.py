@@ -9,7 +9,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 import nas_plugin
-from nas_plugin.cli import benchmarks, comparing, demo, log, measuring, running, sharing, undoing
+from nas_plugin.cli import benchmarks, comparing, demo, hparams, log, measuring, running, sharing, undoing
 from nas_plugin.errors import GuardError, NasPluginError
 from nas_plugin.evaluation.studies import commands as studies
 
@@ -44,6 +44,7 @@ for _command in (
 ):
     app.command()(_command)
 app.add_typer(studies.app, name="study")
+app.add_typer(hparams.app, name="hparams")
 
 
 @app.callback()

@@ -141,7 +141,7 @@ class RunOptions:
             "text": self.text,
             "drift": self.drift,
             "tasks": _names(self.tasks),
-            "tasks_at": None if self.tasks_at is None else _numbers(self.tasks_at, "--tasks-at"),
+            "tasks_at": None if self.tasks_at is None else numbers(self.tasks_at, "--tasks-at"),
             "tasks_data": None if self.tasks_data is None else str(self.tasks_data),
             "tasks_limit": self.tasks_limit,
             "tasks_protocol": self.tasks_protocol,
@@ -150,7 +150,7 @@ class RunOptions:
             edits,
             per_step=self.per_step,
             every=self.every,
-            grid=None if self.grid is None else _numbers(self.grid, "--grid"),
+            grid=None if self.grid is None else numbers(self.grid, "--grid"),
             cohort=self.cohort,
             measures=Measures(**{**wanted, **measures}),
         )
@@ -237,7 +237,19 @@ def _names(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
-def _numbers(text: str, option: str) -> tuple[int, ...]:
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Read numbers with commas between them.
+
+    Args:
+        text: As 10,100,1000.
+        option: The option they were given with, for the message.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        RunError: It is something else.
+    """
     names = _names(text)
     if not names or not all(name.isdigit() for name in names):
         raise RunError(f"{option} {text}: give whole numbers with commas, as 10,100,1000.")

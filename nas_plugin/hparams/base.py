@@ -148,6 +148,22 @@ class NASHparams:
         logger.info("Hyperparameters of %s read from %s.", hparams.alg_name, path)
         return hparams
 
+    @classmethod
+    def check_one(cls, key: str, value: Any) -> None:
+        """Check one entry of a file by itself.
+
+        Args:
+            key: Its key.
+            value: Its value, as YAML has it.
+
+        Raises:
+            HparamsError: The key is unknown, or the value has the wrong type or is out of range.
+        """
+        if key in cls._known_keys():
+            cls(**{key: value})
+        elif key not in _host_only_keys():
+            raise HparamsError(cls._explain_unknown(key))
+
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values, ready for YAML or JSON; a loaded model appears by its name only.
 
