@@ -192,6 +192,20 @@ def anchor_for(
     return KeptAnchor(given.anchor, None, False)
 
 
+def anchor_digest(em: EditableModel, locator: Locator, hparams: Any) -> str:
+    """Digest of all that decides the anchor's value, apart from the model and its contexts; files of anchors have it.
+
+    Args:
+        em: The model; nothing is computed.
+        locator: Of its tokenizer.
+        hparams: Hyperparameters.
+
+    Returns:
+        The digest, as hex.
+    """
+    return _anchor_digest(_anchor_solver(em, locator, ContextTemplates.bare(), hparams), hparams)
+
+
 def _refuse_measuring(given: Given, use_nas: bool) -> None:
     needed = {"contexts": given.contexts, "moments": given.moments} | ({"anchor": given.anchor} if use_nas else {})
     missing = [name for name, value in needed.items() if value is None]

@@ -207,7 +207,7 @@ def _sizes_of(config: Any, hparams: Any) -> _Sizes:
     """Read sizes off a model without numbers."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    paths = architecture_of(str(config.model_type), hparams)
+    paths = architecture_of(config, hparams)
     rewrite = _rewrite(model, paths, hparams.layers[-1])
     stored = rewrite.weight.shape
     d, o = stored if isinstance(rewrite, Conv1D) else (stored[1], stored[0])

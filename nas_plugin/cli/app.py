@@ -9,7 +9,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 import nas_plugin
-from nas_plugin.cli import benchmarks, comparing, demo, hparams, log, measuring, running, sharing, undoing
+from nas_plugin.cli import benchmarks, comparing, demo, doctor, hparams, log, measuring, running, sharing, undoing
 from nas_plugin.errors import GuardError, NasPluginError
 from nas_plugin.evaluation.studies import commands as studies
 
@@ -36,6 +36,7 @@ for _command in (
     log.log,
     sharing.export,
     sharing.apply,
+    doctor.doctor,
     measuring.stats,
     measuring.anchor,
     undoing.undo,

@@ -228,6 +228,18 @@ def wrong_usage(message: str) -> NoReturn:
     raise typer.BadParameter(message)
 
 
+def end_with(code: int) -> NoReturn:
+    """End a command with an exit code.
+
+    Args:
+        code: The code.
+
+    Raises:
+        Exit: Always.
+    """
+    raise typer.Exit(code)
+
+
 def command_line() -> str:
     """Return the command as it was typed, for the record."""
     return shlex.join(["nas-edit", *sys.argv[1:]])

@@ -42,6 +42,11 @@ def register() -> None:
             _replace(adapter, host.BaseEditor, name, _editing(host, name))
 
 
+def is_registered() -> bool:
+    """Tell whether the editors are in EasyEdit's tables; EasyEdit is not imported for it."""
+    return imported() is not None and _registered(load_host()) is not None
+
+
 def unregister() -> None:
     """Leave EasyEdit exactly as it was, and stop waiting for its import."""
     disarm()

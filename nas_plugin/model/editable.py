@@ -39,12 +39,13 @@ class EditableModel:
         ModelError: The model has no output head.
     """
 
-    def __init__(self, model: Any, hparams: Any) -> None:
+    def __init__(self, model: Any, hparams: Any, *, without_numbers: bool = False) -> None:
         """Resolve every module and refuse what cannot be edited, before anything is computed.
 
         Args:
             model: A Hugging Face causal language model.
             hparams: Hyperparameters of any method.
+            without_numbers: The model lies on the meta device, and only its shape is looked at.
 
         Raises:
             ModelError: The model has no output head.
@@ -78,7 +79,7 @@ class EditableModel:
         self.mlps: dict[int, Any] = {layer: self._find(self.paths.mlp, layer) for layer in self.layers}
         self.mlp_norms = self._mlp_norms()
         self.parameter_names = {layer: self.paths.rewrite.format(layer) + ".weight" for layer in self.layers}
-        self._check_weights()
+        self._check_weights(without_numbers)
         self.compute_dtype = torch.float64 if self.weight(self.value_layer).dtype == torch.float64 else torch.float32
 
     @property
@@ -186,7 +187,7 @@ class EditableModel:
                 f"The nearest rewrite module is {near!r}; correct `layers` (or `v_loss_layer`) in the hyperparameters."
             )
 
-    def _check_weights(self) -> None:
+    def _check_weights(self, without_numbers: bool) -> None:
         owners: dict[int, list[str]] = {}
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
             owners.setdefault(id(parameter), []).append(name)
@@ -202,7 +203,7 @@ class EditableModel:
                     f"{name}: {type(module).__name__} is neither nn.Linear nor Conv1D; unwrap adapters or load unquantised."
                 )
             weight = module.weight
-            if weight.device.type == "meta":
+            if weight.device.type == "meta" and not without_numbers:
                 raise UnsupportedWeightError(
                     f"{name} is on the meta device (offloaded); load that layer onto a real device."
                 )
