@@ -47,7 +47,10 @@ class ResumedRows:
             The same at the same place.
         """
         more = {name: tensor[rows] for name, tensor in self.more.items()}
-        entering = None if self.entering is None else with_hidden(self.entering, hidden_of(self.entering)[rows])
+        entering = self.entering
+        if entering is not None:
+            hidden = hidden_of(entering)
+            entering = with_hidden(entering, hidden[rows.to(hidden.device)])
         return replace(
             self, ids=self.ids[rows], mask=self.mask[rows], lookup=self.lookup[rows], more=more, entering=entering
         )

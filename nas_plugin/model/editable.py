@@ -14,6 +14,7 @@ from nas_plugin.errors import AdapterError, ModelError, UnknownLayerError, Unsup
 from nas_plugin.model.adapters import is_adapted, unwrapped
 from nas_plugin.model.architectures import architecture_of, text_config
 from nas_plugin.model.residual import MlpNorm
+from nas_plugin.model.trace import input_device
 
 _UNLIMITED = 1 << 30
 
@@ -84,9 +85,8 @@ class EditableModel:
 
     @property
     def input_device(self) -> torch.device:
-        """Device that takes token ids."""
-        device: torch.device = self.model.get_input_embeddings().weight.device
-        return device
+        """Device that takes token ids; what is made of all layers comes together there."""
+        return input_device(self.model)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -155,9 +155,9 @@ class EditableModel:
             hidden: `(rows, d_model)`.
 
         Returns:
-            Logits `(rows, vocabulary)` in the compute dtype.
+            Logits `(rows, vocabulary)` in the compute dtype, on the device that the hidden states came from.
         """
-        logits: Tensor = self.head(self.final_norm(hidden)).to(self.compute_dtype)
+        logits: Tensor = self.head(self.final_norm(hidden)).to(hidden.device, self.compute_dtype)
         # Of the model, not of its text part: a model that also sees does not cap, whatever its text part says.
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import torch
+from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
 from nas_plugin.model.adapters import unwrapped
@@ -41,15 +42,37 @@ def weights_fingerprint(model: nn.Module, dtype: torch.dtype | None = None) -> s
     and its base, apart just as surely (an edit changes every element of the matrices it writes).
 
     Args:
-        model: The model; one that carries a PEFT adapter is identified with it.
+        model: The model; one that carries a PEFT adapter is identified with it, one that is spread over devices or partly
+            offloaded like the whole.
         dtype: As the model would be after `model.to(dtype)`; by default as it is.
 
     Returns:
         SHA-256 over names, shapes, dtypes and sampled values, as hex.
     """
     digest = hashlib.sha256()
-    for name, parameter in sorted(unwrapped(model).named_parameters(), key=lambda pair: pair[0]):
+    model = unwrapped(model)
+    aliases = _offloaded_aliases(model)
+    for name, parameter in sorted(model.named_parameters(), key=lambda pair: pair[0]):
+        if name in aliases:
+            continue
         kind = parameter.dtype if dtype is None or not parameter.is_floating_point() else dtype
         digest.update(f"{name}|{tuple(parameter.shape)}|{kind}".encode())
-        digest.update(_sampled_bytes(parameter, kind) if parameter.device.type != "meta" else b"meta")
+        digest.update(_bytes_of(model, name, parameter, kind))
     return digest.hexdigest()
+
+
+def _offloaded_aliases(model: nn.Module) -> frozenset[str]:
+    """Name parameters that are another's: once offloaded they are parameters of their own."""
+    tied = getattr(getattr(model, "config", None), "tie_word_embeddings", False)
+    names = getattr(model, "_tied_weights_keys", None) or () if tied else ()
+    offloaded = {name for name, parameter in model.named_parameters() if parameter.device.type == "meta"}
+    return frozenset(names) & offloaded
+
+
+def _bytes_of(model: nn.Module, name: str, parameter: Tensor, dtype: torch.dtype) -> bytes:
+    """Sample a parameter, where it is offloaded the numbers that accelerate keeps of it."""
+    if parameter.device.type != "meta":
+        return _sampled_bytes(parameter, dtype)
+    with align_module_device(model.get_submodule(name.rpartition(".")[0])):
+        loaded = model.get_parameter(name)
+        return _sampled_bytes(loaded, dtype) if loaded.device.type != "meta" else b"meta"

@@ -42,6 +42,27 @@ def with_hidden(output: Any, hidden: Tensor) -> Any:
     return hidden
 
 
+def input_device(model: Any) -> torch.device:
+    """Return the device that takes token ids, wherever accelerate has put the model's parts.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The device of the input embeddings; where these are offloaded, the one that they are brought to.
+    """
+    embeddings = model.get_input_embeddings()
+    device: torch.device = embeddings.weight.device
+    if device.type != "meta":
+        return device
+    hook = getattr(embeddings, "_hf_hook", None)
+    for each in getattr(hook, "hooks", (hook,)):
+        brought_to = getattr(each, "execution_device", None)
+        if brought_to is not None:
+            return torch.device(brought_to)
+    return device
+
+
 @contextmanager
 def as_found(model: nn.Module) -> Iterator[None]:
     """Evaluate with frozen parameters, then restore every train flag and `requires_grad` flag.
@@ -172,15 +193,14 @@ def forked_rng(model: nn.Module, seed: int) -> Iterator[None]:
     """Draw from a seed of one's own and leave the caller's random streams untouched.
 
     Args:
-        model: Its device's generator is protected along with the CPU's.
+        model: The generators of all its devices are protected along with the CPU's.
         seed: Seed inside the block.
 
     Yields:
         Nothing.
     """
-    device = next(model.parameters()).device
-    accelerator = device.type not in ("cpu", "meta")
-    kwargs: dict[str, Any] = {"device_type": device.type} if accelerator else {}
-    with torch.random.fork_rng(devices=[device] if accelerator else [], **kwargs):
+    devices = list({p.device: None for p in model.parameters() if p.device.type not in ("cpu", "meta")})
+    kwargs: dict[str, Any] = {"device_type": devices[0].type} if devices else {}
+    with torch.random.fork_rng(devices=devices, **kwargs):
         torch.manual_seed(seed)
         yield

@@ -140,16 +140,21 @@ class FullRows:
             The record.
         """
         found: dict[str, Any] = {}
-        at_subject = torch.arange(len(inputs.lookup), device=inputs.lookup.device), inputs.lookup
+
+        def at_subject(states: Tensor) -> Tensor:
+            """Pick each row's subject, and bring it to where the rows are."""
+            place = inputs.lookup.to(states.device)
+            return states[torch.arange(len(place), device=place.device), place].to(inputs.lookup.device)
+
         with torch.no_grad():
             hidden = forward_until(
                 em.model,
                 inputs.input_ids,
                 inputs.attention_mask,
                 em.value_block,
-                inputs={em.rewrite[em.layers[0]]: lambda states: found.__setitem__("keys", states[at_subject])},
+                inputs={em.rewrite[em.layers[0]]: lambda states: found.__setitem__("keys", at_subject(states))},
                 outputs={
-                    em.value_mlp: lambda output: found.__setitem__("value", hidden_of(output)[at_subject]),
+                    em.value_mlp: lambda output: found.__setitem__("value", at_subject(hidden_of(output))),
                     **{b: lambda output: found.__setitem__("entering", output) for b in em.block_before_first},
                 },
             )
@@ -158,7 +163,7 @@ class FullRows:
         resumed = ResumedRows(
             em, inputs.input_ids[:, :width], up_to_subject.to(inputs.attention_mask.dtype), inputs.lookup
         ).standing_at(em.layers[0], found.get("entering"))
-        return cls(em, inputs, hidden[at_subject], found["value"], found["keys"], resumed)
+        return cls(em, inputs, at_subject(hidden), found["value"], found["keys"], resumed)
 
     def corrected(self, rows: Tensor, places: Places) -> FullForward:
         """Bind rows and places; see `CleanRows`."""
@@ -175,16 +180,17 @@ class FullForward:
 
     def states(self, shift: Tensor) -> Tensor:
         """Return hidden states at the places; see `CorrectedForward`."""
-        lookup = self.inputs.lookup
-        every = torch.arange(len(lookup), device=lookup.device)
 
         def add(output: Any) -> Any:
             hidden = hidden_of(output)
-            moved = (hidden[every, lookup].to(shift.dtype) + shift).to(hidden.dtype)
+            lookup = self.inputs.lookup.to(hidden.device)
+            every = torch.arange(len(lookup), device=hidden.device)
+            moved = (hidden[every, lookup].to(shift.dtype) + shift.to(hidden.device)).to(hidden.dtype)
             return with_hidden(output, hidden.index_put((every, lookup), moved))
 
         em = self.em
         final = forward_until(
             em.model, self.inputs.input_ids, self.inputs.attention_mask, em.loss_block, outputs={em.value_block: add}
         )
-        return final[self.places]
+        rows, positions = (place.to(final.device) for place in self.places)
+        return final[rows, positions].to(shift.device)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nas_plugin.errors import ModelError
 from nas_plugin.evaluation.probes import ProbeTokens
 from nas_plugin.locate.sequences import TokenSequence, pad
-from nas_plugin.model.trace import as_found
+from nas_plugin.model.trace import as_found, input_device
 
 TOKENS_PER_PASS = 2048
 """Bound on the padded tokens of a forward pass, hence on its memory. A longer row runs alone."""
@@ -180,7 +180,7 @@ def _passes(rows: Sequence[ProbeTokens], tokens_per_pass: int) -> Iterator[Seque
 
 def _forward(model: Any, rows: Sequence[ProbeTokens]) -> tuple[Tensor, Tensor]:
     """Return most probable ids and log-probabilities of the labels at every position that predicts one."""
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     # Any id will do for padding: it is masked, and stands where no token before it looks.
     batch = pad([TokenSequence(row.ids, 0, row.first + 1) for row in rows], 0, device)
     wanted = [(number, row.first + i) for number, row in enumerate(rows) for i in range(len(row.labels))]

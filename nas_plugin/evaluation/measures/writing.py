@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nas_plugin.evaluation.measures.scoring import Advance, head_at, narrowed, wide
-from nas_plugin.model.trace import as_found
+from nas_plugin.model.trace import as_found, input_device
 
 TOP_K = 5
 """Tokens that sampling chooses among, as in ROME's and MEMIT's evaluation."""
@@ -122,7 +122,7 @@ def _batches(openings: Sequence[Opening]) -> Iterator[list[Opening]]:
 
 def _write(model: Any, openings: Sequence[Opening], choose: _Choice, ends: Collection[int]) -> list[list[int]]:
     """Continue one batch until every row is over or has its length; return what each row wrote."""
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     width = max(len(opening.ids) for opening in openings)
     # Any id will do for padding: it is masked.
     padded = [[0] * (width - len(o.ids)) + list(o.ids) for o in openings]
