@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from nas_plugin.errors import UnknownLayerError
 from nas_plugin.locate.moments import TOKENS_PER_PASS
-from nas_plugin.model.architectures import Architecture, architecture_of
+from nas_plugin.model.architectures import Architecture, architecture_of, text_config
 from nas_plugin.solve.target import REQUESTS_PER_BATCH
 from nas_plugin.write import METHODS
 from nas_plugin.write.gain import MAX_PENDING
@@ -25,7 +25,8 @@ from nas_plugin.write.gain import MAX_PENDING
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 # The bare prompt and five generated ones.
 _CONTEXTS = 6
-_GATED = frozenset({"silu", "swish"})
+# What a gated MLP has; others keep more of their activation function.
+_GATES = ("gate_proj", "gate_up_proj")
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,8 @@ def _sizes_of(config: Any, hparams: Any) -> _Sizes:
     rewrite = _rewrite(model, paths, hparams.layers[-1])
     stored = rewrite.weight.shape
     d, o = stored if isinstance(rewrite, Conv1D) else (stored[1], stored[0])
-    text = config.get_text_config()
+    text = text_config(config)
+    mlp = model.get_submodule(paths.mlp.format(hparams.layers[-1]))
     heads, last = int(text.num_attention_heads), hparams.v_loss_layer
     width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
     dtype = _dtype_of(config, hparams)
@@ -227,7 +229,7 @@ def _sizes_of(config: Any, hparams: Any) -> _Sizes:
         keys=int(getattr(text, "num_key_value_heads", None) or heads) * width,
         vocab=int(text.vocab_size),
         above=(int(text.num_hidden_layers) - 1 if last is None else last) - hparams.layers[-1],
-        gated=hasattr(model.get_submodule(paths.mlp.format(hparams.layers[-1])), "gate_proj"),
+        gated=any(hasattr(mlp, name) for name in _GATES),
         suffix_only=paths.prefix_cache,
     )
 

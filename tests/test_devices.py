@@ -19,13 +19,23 @@ from nas_plugin.request import as_requests
 from nas_plugin.session import EditSession
 from tests.conftest import build_model, build_requests, build_tokenizer
 from tests.devices import FIRST, SECOND, TwoDevices, put, where
-from tests.support import METHOD_NAMES, TEMPLATES, TEXT, all_equal, edited_matrices, tiny_hparams
+from tests.support import (
+    METHOD_NAMES,
+    TEMPLATES,
+    TEXT,
+    all_equal,
+    edited_matrices,
+    tiny_hparams,
+    without_float32_inside,
+)
 
 PARTS = {
     "gpt2": (["transformer.wte", "transformer.wpe"], "transformer.h.{}", ["transformer.ln_f", "lm_head"]),
     "llama": (["model.embed_tokens", "model.rotary_emb"], "model.layers.{}", ["model.norm", "lm_head"]),
 }
+PARTS["gemma2"] = PARTS["llama"]
 FAMILIES = tuple(PARTS)
+TIED = ("gpt2", "gemma2")
 
 
 def device_map(family: str, split: int, first: Any, second: Any) -> dict[str, Any]:
@@ -33,7 +43,7 @@ def device_map(family: str, split: int, first: Any, second: Any) -> dict[str, An
     before, block, after = PARTS[family]
     places = dict.fromkeys(before, first)
     places |= {block.format(number): first if number < split else second for number in range(3)}
-    return places | dict.fromkeys(after, second) | ({"lm_head": first} if family == "gpt2" else {})
+    return places | dict.fromkeys(after, second) | ({"lm_head": first} if family in TIED else {})
 
 
 def on_two(model: Any, family: str, split: int) -> Any:
@@ -122,7 +132,10 @@ def test_every_method_on_two_devices(method: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_spread_model_takes_a_slower_form_with_the_same_result(family: str, tmp_path: Path) -> None:
+def test_a_spread_model_takes_a_slower_form_with_the_same_result(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_float32_inside(build_model(family), monkeypatch)
     sessions = [
         session_on(model, "MEMIT", tmp_path)
         for model in (build_model(family, torch.float64), on_one(build_model(family, torch.float64)))

@@ -38,8 +38,9 @@ class MlpNorm:
         Returns:
             The same, normed.
         """
-        normed: Tensor = self.module(values)
-        return normed
+        device = next(self.module.parameters()).device
+        normed: Tensor = self.module(values if device.type == "meta" else values.to(device))
+        return normed.to(values.device)
 
     def change(self, values: Tensor, delta: Tensor) -> Tensor:
         """Return what a change of values does to the residual stream.
