@@ -9,7 +9,19 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 import nas_plugin
-from nas_plugin.cli import benchmarks, comparing, demo, doctor, hparams, log, measuring, running, sharing, undoing
+from nas_plugin.cli import (
+    benchmarks,
+    comparing,
+    demo,
+    doctor,
+    hparams,
+    log,
+    measuring,
+    running,
+    sharing,
+    tuning,
+    undoing,
+)
 from nas_plugin.errors import GuardError, NasPluginError
 from nas_plugin.evaluation.studies import commands as studies
 
@@ -40,6 +52,7 @@ for _command in (
     measuring.stats,
     measuring.anchor,
     undoing.undo,
+    tuning.tune,
     benchmarks.knowedit,
     benchmarks.wikibigedit,
 ):
