@@ -8,7 +8,6 @@ from nas_plugin.hparams.catalog import (
     Setting,
     copy_hparams,
     list_hparams,
-    new_hparams,
     show_hparams,
     validate_hparams,
 )
@@ -21,6 +20,7 @@ from nas_plugin.hparams.methods import (
     NASPRUNEHparams,
     NASRECTHparams,
 )
+from nas_plugin.hparams.new import new_hparams
 
 __all__ = [
     "DEMO_MODEL",

@@ -1,18 +1,18 @@
-"""Hyperparameter files as things of their own: which are shipped, what one says and where from, copies, checks, new ones."""
+"""Hyperparameter files as things of their own: which are shipped, what one says and where from, copies, checks."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from nas_plugin.errors import HparamsError
 from nas_plugin.hparams.base import NASHparams
-from nas_plugin.hparams.files import find_file, read_file, shipped_folder, shipped_names
-from nas_plugin.hparams.render import EDIT_BEHIND_NORM, METHODS, Recipe, early_layers, render
+from nas_plugin.hparams.files import find_file, put, read_file, shipped_folder, shipped_names
+from nas_plugin.hparams.render import METHODS
 
 MARKS = ("published", "derived", "untested")
 """Where a file's numbers are from: published for this method and model; derived from those of another method or a like model;
@@ -20,7 +20,6 @@ untested: chosen by rule, and nobody has said what they do."""
 
 _MARK = re.compile(rf"^# ({'|'.join(map(str.capitalize, MARKS))}): (.+)$")
 _MOST_FILES = 10_000
-_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def copy_hparams(name: str, target: str | os.PathLike[str], *, overwrite: bool =
     path = _find(name)
     goal = Path(target)
     goal = goal / path.name if goal.is_dir() else goal
-    _write(goal, path.read_bytes(), overwrite)
+    put(goal, path.read_bytes(), overwrite=overwrite)
     return goal
 
 
@@ -155,64 +154,6 @@ def validate_hparams(*paths: str | os.PathLike[str]) -> tuple[tuple[Path, ...], 
     """
     files = [file for path in paths for file in _files_in(Path(path))]
     return tuple(files), tuple(Problem(file, message) for file in files for message in _problems(file))
-
-
-def new_hparams(
-    model: str,
-    folder: str | os.PathLike[str],
-    *,
-    methods: Sequence[str] = tuple(METHODS),
-    layers: Sequence[int] | None = None,
-    name: str | None = None,
-    overwrite: bool = False,
-) -> tuple[Path, ...]:
-    """Write files for a model from its configuration: modules as they are found in it, layers by depth, numbers of Llama 3 8B.
-
-    Nothing is loaded but the configuration. The files are marked untested.
-
-    Args:
-        model: Folder, hub name, or a `config.json`.
-        folder: Where to write; each method gets a folder of its own in it, as `NAS-MEMIT/`.
-        methods: Editors, with or without `NAS-`.
-        layers: Blocks to edit; by default early ones, see `early_layers`.
-        name: Name of the files; by default the last part of the model's.
-        overwrite: Replace files that are there.
-
-    Returns:
-        The files written.
-
-    Raises:
-        HparamsError: A method or layer does not exist, or a file is there.
-        ModelError: The model has no readable configuration, is of another kind, or is built in another way.
-    """
-    wanted = [method.removeprefix("NAS-") for method in methods]
-    unknown = [method for method in wanted if method not in METHODS]
-    if unknown or not wanted:
-        raise HparamsError(f"no method {', '.join(unknown) or 'given'}; there are {', '.join(METHODS)}.")
-    # Here, because it imports torch.
-    from nas_plugin.model.recognise import recognise
-
-    found = recognise(model)
-    chosen = early_layers(found.blocks) if layers is None else sorted(set(layers))
-    if not chosen or chosen[0] < 0 or chosen[-1] >= found.blocks:
-        raise HparamsError(f"layers {list(chosen)}: {model} has blocks 0 to {found.blocks - 1}.")
-    path = Path(model)
-    model_name = str(path.parent) if path.suffix == ".json" else model
-    recipe = Recipe(model_name, found.blocks, chosen, found.modules, EDIT_BEHIND_NORM if found.mlp_norm else {})
-    source = [
-        f"{'layers by depth' if layers is None else 'layers as asked for'}, numbers of Llama 3 8B"
-        + (" but clamp and learning rate, which are ROME's: a norm stands behind the MLP." if found.mlp_norm else "."),
-        f"Modules: {'of the family' if found.known else 'found in the module tree; the family is'} {found.family}"
-        + ("." if found.known else " and not in the table: the model is tried out before the first edit."),
-    ]
-    stem = name or _stem(Path(model_name).name)
-    texts = {Path(folder) / f"NAS-{m}" / f"{stem}.yaml": render(recipe, m, "untested", source) for m in wanted}
-    there = [path for path in texts if path.exists()]
-    if there and not overwrite:
-        _refuse_existing(there[0])
-    for path, text in texts.items():
-        _write(path, text.encode(), overwrite)
-    return tuple(texts)
 
 
 def _find(name: str | os.PathLike[str]) -> Path:
@@ -285,23 +226,3 @@ def _problems(path: Path) -> Iterator[str]:
 
 def _without(path: Path, error: HparamsError) -> str:
     return error.message.removeprefix(f"{path}: ")
-
-
-def _refuse_existing(path: Path) -> None:
-    raise HparamsError(f"{path} exists; give another name, or say that it is to be overwritten.")
-
-
-def _write(path: Path, data: bytes, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
-        _refuse_existing(path)
-    # Here, because it imports torch.
-    from nas_plugin.files import write_bytes
-
-    try:
-        write_bytes(path, data)
-    except OSError as error:
-        raise HparamsError(f"{path}: cannot be written ({error}).") from error
-
-
-def _stem(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:_LONGEST_NAME] or "model"

@@ -107,3 +107,38 @@ def read_file(path: Path) -> dict[str, Any]:
         if len(key) > _LONGEST_KEY:
             raise HparamsError(f"{path}: unknown key {short(key)}...; no key has more than {_LONGEST_KEY} characters.")
     return values
+
+
+def put(path: Path, data: bytes, *, overwrite: bool) -> None:
+    """Write a file, and folders that are missing.
+
+    Args:
+        path: The file.
+        data: Its content.
+        overwrite: Replace a file that is there.
+
+    Raises:
+        HparamsError: The file is there, or cannot be written.
+    """
+    if not overwrite:
+        refuse_existing(path)
+    # Here, because it imports torch.
+    from nas_plugin.files import write_bytes
+
+    try:
+        write_bytes(path, data)
+    except OSError as error:
+        raise HparamsError(f"{path}: cannot be written ({error}).") from error
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuse a path at which something is.
+
+    Args:
+        path: The path.
+
+    Raises:
+        HparamsError: Something is there.
+    """
+    if path.exists():
+        raise HparamsError(f"{path} exists; give another name, or say that it is to be overwritten.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -136,3 +138,19 @@ def test_the_target_becomes_more_probable(family: str) -> None:
         before = log_probability(session, request)
         session.edit(request)
         assert log_probability(session, request) > before + 0.02
+
+
+@pytest.mark.parametrize("family", ["gemma2", "opt"])
+def test_a_kept_session_is_resumed_and_forgets_one_edit(family: str, tmp_path: Path) -> None:
+    requests = build_requests(3)
+    session = tiny_session(family, "AlphaEdit", keep_dir=str(tmp_path), v_num_grad_steps=3)
+    ids = [session.edit(request).edits[0].id for request in requests]
+    wanted = edited_matrices(session)
+    again = tiny_session(family, "AlphaEdit", keep_dir=str(tmp_path), v_num_grad_steps=3)
+    assert again.resume() == 3 and all_equal(edited_matrices(again), wanted)
+    again.undo(ids[2])
+    without = tiny_session(family, "AlphaEdit", v_num_grad_steps=3)
+    for request in requests[:2]:
+        without.edit(request)
+    for left, right in zip(edited_matrices(again), edited_matrices(without), strict=True):
+        assert torch.allclose(left, right, atol=1e-5)
