@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 VENV_TF4 := .venv-tf4
 VENV_WHEEL := .venv-wheel
+VENV_NEW := .venv-new
 # One thread per process: the test suite runs two processes.
 RUN := OMP_NUM_THREADS=1
 
-.PHONY: help demo test test-tf4 docs bench endurance lint format wheel-test clean
+.PHONY: help demo test test-tf4 docs bench endurance lint format wheel-test newcomer clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +20,7 @@ help:
 	@echo "make lint        style and types"
 	@echo "make format      rewrite the files in the house style"
 	@echo "make wheel-test  build the wheel, install it in an empty environment, check what it carries"
+	@echo "make newcomer    a newcomer's path in an environment of its own: EasyEdit, 100 edits, export, read again"
 	@echo "make clean       remove environments and build products"
 
 demo: $(VENV)/.installed
@@ -56,6 +58,14 @@ wheel-test: constraints.txt constraints-common.txt
 	$(VENV_WHEEL)/bin/python -m pip install --quiet -c constraints.txt dist/nas_plugin-*.whl
 	$(VENV_WHEEL)/bin/python -I tests/wheel_check.py
 
+# What someone does who has never seen the project; from the wheel, with EasyEdit's beside it.
+newcomer: wheel-test
+	rm -rf $(VENV_NEW)
+	$(PYTHON) -m venv $(VENV_NEW)
+	$(VENV_NEW)/bin/python -m pip install --quiet -c constraints.txt "$$(ls dist/nas_plugin-*.whl)[peft]"
+	$(VENV_NEW)/bin/python -m pip install --quiet --no-deps easyeditor==0.0.1.dev0
+	$(VENV_NEW)/bin/python -I tests/newcomer.py
+
 # EasyEdit's wheel pins versions that cannot be installed any more, hence --no-deps.
 $(VENV)/.installed: PINS := constraints-docs.txt
 $(VENV)/.installed: EXTRAS := dev,docs
@@ -72,5 +82,5 @@ $(VENV)/.installed $(VENV_TF4)/.installed: pyproject.toml constraints-common.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_TF4) $(VENV_WHEEL) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV_TF4) $(VENV_WHEEL) $(VENV_NEW) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find nas_plugin tests -name __pycache__ -type d -prune -exec rm -rf {} +
