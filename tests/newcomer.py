@@ -38,7 +38,7 @@ def main() -> None:
         for kept, form, out, *more in (
             ("many", "full", "whole"),
             ("many", "edits", "shared"),
-            ("few", "edits", "factors", "--hparams", "mine.yaml"),
+            ("few", "edits", "factors"),
             ("many", "lora", "adapter"),
             ("many", "lora", "cut", "--rank", str(CUT)),
         ):
@@ -96,6 +96,7 @@ def edit(kept: str, count: str) -> None:
     session = EditSession(model, tok, NASAlphaEditHparams.from_hparams("mine.yaml"), keep=kept)
     for case in load_stream("demo", limit=int(count)).cases:
         session.edit(list(case.requests))
+    session.snapshot()
     save_file(_logits(model, tok), f"{kept}.safetensors")
     sys.stdout.write(f"{count} edits\n")
 
