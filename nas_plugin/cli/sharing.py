@@ -57,11 +57,10 @@ def export(
     Example: nas-edit export my-edits --model demo --to edits --out shared
     """
     # Here and below, so that `nas-edit --help` does not wait for torch.
-    from nas_plugin.share.export import export_edits
-    from nas_plugin.share.folder import check_free
+    from nas_plugin.share.export import check_asked, export_edits
     from nas_plugin.share.hub import push_to_hub
 
-    check_free(out)
+    check_asked(out, to.value, rank)
     console = Console()
     done = export_edits(_source(folder, model, hparams, set), out, to.value, rank=rank, base=_public(model))
     console.print(_said(done), soft_wrap=True, markup=False, highlight=False)

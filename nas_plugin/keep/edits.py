@@ -217,7 +217,10 @@ def _parsed(text: str | None, tensors: dict[str, Tensor]) -> tuple[LoadedEdits, 
     if pieces_digest(tensors) != text_in(values, "pieces"):
         raise ValueError("its factors do not have the digest that its header says")
     held: dict[str, Held] = {}
-    for name, numbers in values["factors"].items():
+    factors = values["factors"]
+    if not isinstance(factors, dict):
+        raise ValueError(f"its factors are {short(factors)}")
+    for name, numbers in factors.items():
         parts = {part: tensors.pop(f"{name}.{part}") for part in Factored.PARTS}
         held[name] = Factored.read(parts, numbers)
     if tensors:

@@ -13,6 +13,7 @@ from nas_plugin.share.source import Source
 
 CARD_FILE = "README.md"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_LONGEST_NAME = 96
 _LIBRARIES = {"full": "transformers", "edits": "nas-plugin", "lora": "peft"}
 # The embedded model is on no Hub.
 _BASE = "model = AutoModelForCausalLM.from_pretrained({base!r}, dtype={dtype!r})"
@@ -44,10 +45,14 @@ def public_name(base: str) -> str:
     Returns:
         The name; "base" where there is none.
     """
-    if _HUB_NAME.fullmatch(base) and not Path(base).exists():
+    if _is_name(base) and not Path(base).exists():
         return base
     last = re.split(r"[/\\]", base.rstrip("/\\"))[-1]
-    return last if _HUB_NAME.fullmatch(last) else "base"
+    return last if _is_name(last) else "base"
+
+
+def _is_name(text: str) -> bool:
+    return len(text) <= _LONGEST_NAME and _HUB_NAME.fullmatch(text) is not None
 
 
 def card(source: Source, form: str, exactness: str, rows: Sequence[tuple[str, str]] = ()) -> str:

@@ -83,11 +83,7 @@ def export_edits(
         AdapterError: A whole model is asked for that carries an unmerged adapter.
     """
     folder = Path(folder)
-    if to not in FORMS:
-        raise ExportError(f"there is no export to {short(to)}; choose one of {', '.join(FORMS)}.")
-    if rank is not None and (to != LORA or rank < 1):
-        raise ExportError(f"a rank of {rank} for {to!r}: a rank from 1 up is for to='lora' (--to lora) only.")
-    check_free(folder)
+    check_asked(folder, to, rank)
     source = session if isinstance(session, Source) else of_session(session)
     source = replace(
         source, base=source.base if base is None else base, scores=source.scores if scores is None else scores
@@ -100,6 +96,24 @@ def export_edits(
         else:
             done = _lora(source, temporary, rank, progress)
     return _in(folder, done)
+
+
+def check_asked(folder: Path, to: str, rank: int | None) -> None:
+    """Refuse an export that cannot be made, before anything is loaded for it.
+
+    Args:
+        folder: Folder to make.
+        to: Form.
+        rank: Largest rank of an adapter.
+
+    Raises:
+        ExportError: There is no such form, it has no rank, or the folder is taken.
+    """
+    if to not in FORMS:
+        raise ExportError(f"there is no export to {short(to)}; choose one of {', '.join(FORMS)}.")
+    if rank is not None and (to != LORA or rank < 1):
+        raise ExportError(f"a rank of {rank} for {to!r}: a rank from 1 up is for to='lora' (--to lora) only.")
+    check_free(folder)
 
 
 def export_applied(model: Any, tok: Any, applied: Applied, folder: str | Path) -> Exported:

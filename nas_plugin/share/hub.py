@@ -28,6 +28,11 @@ def push_to_hub(folder: str | Path, repo: str, *, private: bool = True, message:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
+    # Of the HTTP library, which differs from release to release: a refused connection is one of them.
+    of_library = (kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception))
+    failures: tuple[type[Exception], ...] = (
+        *of_library, HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError, ValueError,
+    )  # fmt: skip
     folder = Path(folder)
     if not (folder / CARD_FILE).is_file():
         raise HubError(f"{folder} holds no {CARD_FILE}; give a folder that export_edits (nas-edit export) wrote.")
@@ -40,7 +45,7 @@ def push_to_hub(folder: str | Path, repo: str, *, private: bool = True, message:
             repo_type="model",
             commit_message=message or "Edited with nas-plugin",
         )
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError, ValueError) as error:
+    except failures as error:
         raise HubError(
             f"{folder} was not put on the Hub as {repo:.200}: {type(error).__name__}: {str(error):.300} Check the name "
             "(OWNER/NAME), the network and the token (hf auth login)."

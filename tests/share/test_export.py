@@ -37,17 +37,18 @@ import sys, torch
 from pathlib import Path
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
+from peft import PeftModel
 from nas_plugin import apply_edits
 root = Path(sys.argv[1])
 torch.set_num_threads(2)  # the writer had one
 for case in sorted(root.iterdir()):
     load = lambda name: AutoModelForCausalLM.from_pretrained(case / name, dtype="auto").eval()
-    whole, base = load("full"), load("base")
+    whole, base, carrying = load("full"), load("base"), PeftModel.from_pretrained(load("base"), case / "lora")
     apply_edits(base, case / "edits")
     torch.set_num_threads(1)
     tokens = torch.arange(40).reshape(2, 20)
     with torch.no_grad():
-        found = {"full": whole(tokens).logits, "edits": base(tokens).logits}
+        found = {"full": whole(tokens).logits, "edits": base(tokens).logits, "lora": carrying(tokens).logits}
     save_file(found, case / "logits.safetensors")
     torch.set_num_threads(2)
 """
@@ -59,7 +60,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for name, (family, method, dtype, edits) in CASES.items():
         build_model(family, dtype).save_pretrained(root / name / "base")
         session = sessions[name] = edited(family, method, dtype, edits)
-        for form in ("full", "edits"):
+        for form in ("full", "edits", "lora"):
             export_edits(session, root / name / form, form)
     in_new_process(READER, root)
     return {"root": root, "sessions": sessions}
@@ -73,6 +74,14 @@ def test_logits_in_a_new_process_are_the_same(exported: dict[str, Any], name: st
     assert float((found - logits(session.model)).abs().max()) == 0
     base = as_loaded(build_model(CASES[name][0], CASES[name][2]), CASES[name][0])
     assert float((found - logits(base)).abs().max()) > 0
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_adapter_in_a_new_process_is_near(exported: dict[str, Any], name: str) -> None:
+    session, dtype = exported["sessions"][name], CASES[name][2]
+    found = load_file(exported["root"] / name / "logits.safetensors")["lora"].double()
+    near = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 0.01, torch.bfloat16: 0.1}[dtype]
+    assert float((found - logits(session.model)).abs().max()) < near
 
 
 @pytest.mark.parametrize("name", CASES)
