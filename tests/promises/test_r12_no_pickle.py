@@ -34,6 +34,7 @@ from nas_plugin.locate.moments import SecondMoments
 from nas_plugin.locate.stored import read_npz
 from nas_plugin.locate.texts import texts_of
 from nas_plugin.pilots import pilot_requests
+from nas_plugin.share.apply import apply_edits
 from tests.conftest import build_model
 from tests.promises.keeping import kept
 
@@ -239,6 +240,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "snapshot": ("manifest.json", lambda path: read_snapshot(path.parent)),
     "factors": ("x.safetensors", lambda path: read_factors(path, hashlib.sha256(path.read_bytes()).hexdigest())),
     "edits": ("x.safetensors", lambda path: load_edits(build_model("gpt2"), path)),
+    "adapter": ("adapter_model.safetensors", lambda path: apply_edits(build_model("gpt2"), path)),
     "arrays": ("x.npz", read_npz),
 }
 
