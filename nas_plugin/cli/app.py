@@ -39,7 +39,8 @@ class _Commands(TyperGroup):
             raise typer.Exit(3 if isinstance(error, GuardError) else 1) from error
 
 
-app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_show_locals=False)
+_EPILOG = "Exit codes: 0 done; 1 an error with a name, or a problem found; 2 wrong usage; 3 a guard refused an edit."
+app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_show_locals=False, epilog=_EPILOG)
 for _command in (
     demo.demo,
     running.run,
@@ -57,16 +58,23 @@ for _command in (
     benchmarks.wikibigedit,
 ):
     app.command()(_command)
+app.command("plot", help="The same as report.\n\nExample: nas-edit plot nas-run")(running.report)
 app.add_typer(studies.app, name="study")
 app.add_typer(hparams.app, name="hparams")
 
 
 @app.callback()
 def main() -> None:
-    """Edits to a language model that last: six locate-and-edit editors with norm-anchor scaling."""
+    """Edits to a language model that last: six locate-and-edit editors with norm-anchor scaling.
+
+    Example: nas-edit demo
+    """
 
 
 @app.command()
 def version() -> None:
-    """Show the package's version."""
+    """Show the package's version.
+
+    Example: nas-edit version
+    """
     Console().print(nas_plugin.__version__)

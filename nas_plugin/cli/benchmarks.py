@@ -9,19 +9,20 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from nas_plugin.cli import completing
 from nas_plugin.cli.comparing import HPARAMS_HELP, METHODS_HELP, say_unfinished
 from nas_plugin.cli.options import RunOptions, command_line, takes_run_options
 
-_FILE_HELP = "Records: a .json or .jsonl file, or a data set."
+_FILE_HELP = "Records: a .json or .jsonl file, a data set, or 'demo'."
 _OUT_HELP = "Folder for a run folder each, the figures and the report."
 
 
 @takes_run_options
 def knowedit(
-    stream: Annotated[str, typer.Argument(help=_FILE_HELP)],
-    methods: Annotated[list[str], typer.Argument(help=METHODS_HELP)],
+    stream: Annotated[str, typer.Argument(help=_FILE_HELP, autocompletion=completing.streams)],
+    methods: Annotated[list[str], typer.Argument(help=METHODS_HELP, autocompletion=completing.methods)],
     options: RunOptions,
-    hparams: Annotated[str, typer.Option(help=HPARAMS_HELP)] = "nas-demo",
+    hparams: Annotated[str, typer.Option(help=HPARAMS_HELP, autocompletion=completing.hparams_names)] = "nas-demo",
     out: Annotated[Path, typer.Option(help=_OUT_HELP)] = Path("nas-knowedit"),
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.")] = None,
 ) -> None:
@@ -29,7 +30,7 @@ def knowedit(
 
     One edit after another, or --per-step at once; edits stay in the model.
 
-    Example: nas-edit knowedit wiki_counterfact-test.json NAS-MEMIT MEMIT --hparams llama3-8b --edits 100
+    Example: nas-edit knowedit demo NAS-MEMIT MEMIT --edits 2
     """
     from nas_plugin.evaluation.runner.summary import KNOWEDIT
 
@@ -40,10 +41,10 @@ def knowedit(
 
 @takes_run_options
 def wikibigedit(
-    stream: Annotated[str, typer.Argument(help=_FILE_HELP)],
-    methods: Annotated[list[str], typer.Argument(help=METHODS_HELP)],
+    stream: Annotated[str, typer.Argument(help=_FILE_HELP, autocompletion=completing.streams)],
+    methods: Annotated[list[str], typer.Argument(help=METHODS_HELP, autocompletion=completing.methods)],
     options: RunOptions,
-    hparams: Annotated[str, typer.Option(help=HPARAMS_HELP)] = "nas-demo",
+    hparams: Annotated[str, typer.Option(help=HPARAMS_HELP, autocompletion=completing.hparams_names)] = "nas-demo",
     out: Annotated[Path, typer.Option(help=_OUT_HELP)] = Path("nas-wikibigedit"),
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.")] = None,
 ) -> None:
@@ -51,7 +52,7 @@ def wikibigedit(
 
     One edit after another, or --per-step at once; edits stay in the model.
 
-    Example: nas-edit wikibigedit wiki_big_edit.json NAS-AlphaEdit --hparams llama3-8b --per-step 100
+    Example: nas-edit wikibigedit demo NAS-AlphaEdit --edits 10 --per-step 5
     """
     from nas_plugin.evaluation.runner.summary import WIKIBIGEDIT
 

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from nas_plugin.cli.options import RunOptions, command_line, takes_run_options
+from nas_plugin.cli import completing
+from nas_plugin.cli.options import STREAM, RunOptions, command_line, takes_run_options
 
 METHODS_HELP = (
     "Editors: MEMIT (plain), NAS-MEMIT, and so on; EasyEdit's FT, ROME, MEND, GRACE, MELO, WISE, UltraEdit. FT=ft.yaml names a "
@@ -22,16 +23,17 @@ HPARAMS_HELP = "Which shipped hyperparameters the six editors use: nas-demo, gpt
 def compare(
     options: RunOptions,
     methods: Annotated[
-        list[str] | None, typer.Argument(help=f"{METHODS_HELP} By default all six, plain and NAS.")
+        list[str] | None,
+        typer.Argument(help=f"{METHODS_HELP} By default all six, plain and NAS.", autocompletion=completing.methods),
     ] = None,
-    hparams: Annotated[str, typer.Option(help=HPARAMS_HELP)] = "nas-demo",
-    stream: Annotated[str, typer.Option(help="'demo', a .json or .jsonl file, or a data set.")] = "demo",
+    hparams: Annotated[str, typer.Option(help=HPARAMS_HELP, autocompletion=completing.hparams_names)] = "nas-demo",
+    stream: Annotated[str, STREAM] = "demo",
     out: Annotated[Path, typer.Option(help="Folder for a run folder each, and the report.")] = Path("nas-compare"),
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.")] = None,
 ) -> None:
     """Run several editors on the same stream and checkpoints, side by side, and draw them on one page.
 
-    Example: nas-edit compare MEMIT NAS-MEMIT AlphaEdit NAS-AlphaEdit FT --edits 300 --out nas-compare
+    Example: nas-edit compare MEMIT NAS-MEMIT --edits 10 --out nas-compare
     """
     from nas_plugin.evaluation.runner.compare import compare as run_all
     from nas_plugin.evaluation.runner.entrants import all_ours, entrant

@@ -35,7 +35,7 @@ def demo(
 ) -> None:
     """Edit the embedded model one fact after another and see how long it lasts, without and with NAS.
 
-    Example: nas-edit demo --method RECT --edits 200
+    Example: nas-edit demo --method RECT --edits 20
     """
     # Here, so that `nas-edit --help` does not wait for torch.
     from nas_plugin.demo.report import draw, table, verdicts

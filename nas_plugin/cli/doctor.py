@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from nas_plugin.cli import completing
 from nas_plugin.cli.options import MODEL, SET, end_with, settings_of
 
 _STYLES = {"ok": "green", "warning": "yellow", "problem": "red"}
@@ -17,7 +18,10 @@ _STYLES = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 def doctor(
     hparams: Annotated[
-        str | None, typer.Argument(help="Hyperparameters to look at too: a shipped name or a path.")
+        str | None,
+        typer.Argument(
+            help="Hyperparameters to look at too: a shipped name or a path.", autocompletion=completing.hparams_files
+        ),
     ] = None,
     model: Annotated[str | None, MODEL] = None,
     set: Annotated[list[str] | None, SET] = None,

@@ -13,8 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from nas_plugin.cli import completing
+
 app = typer.Typer(
-    no_args_is_help=True, help="Hyperparameter files: those shipped, your own, and new ones for another model."
+    no_args_is_help=True,
+    help="Hyperparameter files: those shipped, your own, and new ones for another model.\n\nExample: nas-edit hparams list",
 )
 
 _WIDE = 160
@@ -52,7 +55,10 @@ def list_(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Shipped file, as NAS-MEMIT/gpt2-xl, or a path.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="Shipped file, as NAS-MEMIT/gpt2-xl, or a path.", autocompletion=completing.hparams_files),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="The values as JSON.")] = False,
 ) -> None:
     """Show every value of a file and where it is from: the file, the method, or the class's default.
@@ -76,7 +82,10 @@ def show(
 
 @app.command()
 def copy(
-    name: Annotated[str, typer.Argument(help="Shipped file, as NAS-MEMIT/gpt2-xl, or a path.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="Shipped file, as NAS-MEMIT/gpt2-xl, or a path.", autocompletion=completing.hparams_files),
+    ],
     target: Annotated[Path, typer.Argument(help="File to write, or an existing folder.")] = Path("."),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 
 import typer
 
+from nas_plugin.cli import completing
 from nas_plugin.errors import RunError
 
 if TYPE_CHECKING:
@@ -23,8 +24,14 @@ if TYPE_CHECKING:
     from nas_plugin.evaluation.streams import Stream
 
 # Of commands that work on one hyperparameter file; a typer option is data, and several commands may have the same.
-HPARAMS_FILE: Any = typer.Argument(help="Hyperparameters: a shipped name (NAS-MEMIT/nas-demo) or a path.")
-MODEL: Any = typer.Option(help="Folder or name of the model, or 'demo'; by default that of the hyperparameters.")
+HPARAMS_FILE: Any = typer.Argument(
+    help="Hyperparameters: a shipped name (NAS-MEMIT/nas-demo) or a path.", autocompletion=completing.hparams_files
+)
+MODEL: Any = typer.Option(
+    help="Folder or name of the model, or 'demo'; by default that of the hyperparameters.",
+    autocompletion=completing.models,
+)
+STREAM: Any = typer.Option(help="'demo', a .json or .jsonl file, or a data set.", autocompletion=completing.streams)
 SET: Any = typer.Option(metavar="KEY=VALUE", help="Another value for a hyperparameter; several times.")
 
 _STEPS, _MEASURES, _FOLDER = "Edits and checkpoints", "What is measured", "Folder"
@@ -92,6 +99,7 @@ class RunOptions:
         list[str] | None,
         typer.Option(
             metavar="TRACKER",
+            autocompletion=completing.trackers,
             help="Tell tensorboard, wandb or trackio of every step and checkpoint; several times.",
             rich_help_panel=_FOLDER,
         ),

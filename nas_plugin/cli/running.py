@@ -8,21 +8,21 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from nas_plugin.cli.options import HPARAMS_FILE, RunOptions, command_line, takes_run_options
+from nas_plugin.cli.options import HPARAMS_FILE, STREAM, RunOptions, command_line, takes_run_options
 
 
 @takes_run_options
 def run(
     hparams: Annotated[str, HPARAMS_FILE],
     options: RunOptions,
-    stream: Annotated[str, typer.Option(help="'demo', a .json or .jsonl file, or a data set.")] = "demo",
+    stream: Annotated[str, STREAM] = "demo",
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("nas-run"),
 ) -> None:
     """Write a stream of edits with one editor, logging every edit and measuring at checkpoints.
 
     Stop it with Ctrl-C; go on with --resume and the same options.
 
-    Example: nas-edit run NAS-AlphaEdit/nas-demo --stream demo --edits 200 --every 50 --out nas-run
+    Example: nas-edit run NAS-AlphaEdit/nas-demo --edits 10 --every 5 --set keep_dir=my-edits --out nas-run
     """
     # Here and below, so that `nas-edit --help` does not wait for torch.
     from nas_plugin.evaluation.runner import SessionWriter, run_stream

@@ -54,7 +54,7 @@ def export(
 ) -> None:
     """Write an edited model for others: as a whole, its edits alone, or as a LoRA adapter, with a model card.
 
-    Example: nas-edit export my-edits --model demo --to edits --out shared
+    Example: nas-edit export nas-run --to edits --out shared
     """
     # Here and below, so that `nas-edit --help` does not wait for torch.
     from nas_plugin.share.export import check_asked, export_edits

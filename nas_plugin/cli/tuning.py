@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from nas_plugin.cli.options import HPARAMS_FILE, MODEL, SET, numbers, settings_of
+from nas_plugin.cli.options import HPARAMS_FILE, MODEL, SET, STREAM, numbers, settings_of
 from nas_plugin.errors import HparamsError, RunError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _PARTS = ("efficacy", "generalization", "specificity", "score")
 
 def tune(
     hparams: Annotated[str, HPARAMS_FILE],
-    stream: Annotated[str, typer.Option(help="'demo', a .json or .jsonl file, or a data set.")] = "demo",
+    stream: Annotated[str, STREAM] = "demo",
     edits: Annotated[int, typer.Option(min=1, help="Cases of it that every trial writes.")] = 20,
     per_step: Annotated[int, typer.Option(min=1, help="Cases written at once.")] = 1,
     layers: Annotated[

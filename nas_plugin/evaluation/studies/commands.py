@@ -38,7 +38,10 @@ Every = Annotated[int, typer.Option(min=1, help="Edits between checkpoints.")]
 
 @app.callback()
 def study() -> None:
-    """Study norm anchoring: its cost, its anchor, its dependence on the order of edits."""
+    """Study norm anchoring: its cost, its anchor, its dependence on the order of edits.
+
+    Example: nas-edit study overhead --method MEMIT --edits 5
+    """
 
 
 @app.command()
@@ -55,7 +58,7 @@ def plasticity(
 ) -> None:
     """Write every edit into the original model, alone, without and with NAS.
 
-    Example: nas-edit study plasticity --method MEMIT --edits 100
+    Example: nas-edit study plasticity --method MEMIT --edits 5
     """
     from nas_plugin.evaluation.studies.plasticity import Plasticity
 
@@ -77,7 +80,7 @@ def anchor_bias(
 ) -> None:
     """Go through a stream with anchors from pilots of small, ordinary and large norms.
 
-    Example: nas-edit study anchor-bias --method AlphaEdit
+    Example: nas-edit study anchor-bias --method AlphaEdit --edits 6 --every 3
     """
     from nas_plugin.evaluation.studies.anchor_bias import AnchorBias
 
@@ -100,7 +103,7 @@ def order(
 ) -> None:
     """Go through the same edits in other orders, without and with NAS.
 
-    Example: nas-edit study order --method MEMIT --shuffles 10
+    Example: nas-edit study order --method MEMIT --edits 6 --every 3 --shuffles 1
     """
     from nas_plugin.evaluation.studies.order import Order
 
@@ -128,7 +131,7 @@ def sample_size(
 ) -> None:
     """Measure the anchor with more and more pilots, in several samples.
 
-    Example: nas-edit study sample-size --method MEMIT --size 20 --size 50
+    Example: nas-edit study sample-size --method MEMIT --size 5 --size 10 --seeds 3
     """
     from nas_plugin.evaluation.studies.sample_size import SampleSize
 
@@ -150,7 +153,7 @@ def overhead(
 ) -> None:
     """Time single edits without and with NAS in turn, at one thread.
 
-    Example: nas-edit study overhead --method MEMIT
+    Example: nas-edit study overhead --method MEMIT --edits 5
     """
     from nas_plugin.evaluation.studies.overhead import Overhead
 
@@ -173,7 +176,7 @@ def undo(
 ) -> None:
     """Undo some edits of a stream with NAS, and ask for them and for the others.
 
-    Example: nas-edit study undo --method MEMIT --model wide --set mom2_dataset=wide/moment-texts.json
+    Example: nas-edit study undo --method MEMIT --edits 6 --undone 2 --seeds 1
     """
     from nas_plugin.evaluation.studies.undo import Undo
 
