@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -191,3 +192,15 @@ def test_exit_codes_are_in_the_help() -> None:
 def test_plot_is_report() -> None:
     assert LEAVES["plot"].callback.__name__ == LEAVES["report"].callback.__name__
     assert CliRunner().invoke(app, ["plot", "nowhere"]).exit_code == 1
+
+
+def test_the_page_names_a_python_call_for_every_command() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:4] for line in page.splitlines() if line.startswith("| `nas-edit ")]
+    told = {name: call_ for names, _, call_ in rows for name in re.findall(r"`nas-edit ([a-z -]+)`", names)}
+    assert told.keys() == LEAVES.keys()
+    for name, call_ in told.items():
+        found = re.findall(r"`(nas_plugin\.[\w.]+)`", call_)
+        assert found, name
+        for path in found:
+            pkgutil.resolve_name(path)
