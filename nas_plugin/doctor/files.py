@@ -70,7 +70,6 @@ def _config(hparams: NASHparams) -> tuple[Any, Finding]:
 
         return load_demo()[0].config, ok("model", "the embedded model")
     from transformers import AutoConfig
-    from transformers.utils import cached_file
 
     local = Path(name).expanduser()
     if not local.exists() and (name.startswith((".", "/", "~", "\\")) or name.count("/") > 1):
@@ -82,7 +81,7 @@ def _config(hparams: NASHparams) -> tuple[Any, Finding]:
             return None, problem("model", f"{name}: {str(error)[:200]}", "Give the folder that save_pretrained wrote.")
         download = "The first use downloads it, if this machine has a network and, for a gated model, a login."
         return None, warning("model", f"{name} is not on this machine", download)
-    weights = next(filter(None, (_here(cached_file, name, file) for file in _WEIGHTS)), None)
+    weights = next(filter(None, (_here(name, file) for file in _WEIGHTS)), None)
     if weights is None:
         return config, warning("model", f"{name}: configuration here, weights not", "The first use downloads them.")
     return config, ok("model", f"{name} ({type(config).__name__}), in {Path(weights).parent}")
@@ -91,15 +90,15 @@ def _config(hparams: NASHparams) -> tuple[Any, Finding]:
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def _here(cached_file: Any, name: str, file: str) -> str | None:
-    try:
-        found: str | None = cached_file(
-            name, file, local_files_only=True, _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False, _raise_exceptions_for_gated_repo=False,
-        )  # fmt: skip
-    except OSError:
-        return None
-    return found
+def _here(name: str, file: str) -> str | None:
+    """Find a file of a model in its folder, or in the Hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    local = Path(name).expanduser()
+    if local.is_dir():
+        return str(local / file) if (local / file).is_file() else None
+    found = try_to_load_from_cache(name, file)
+    return found if isinstance(found, str) else None
 
 
 def _shape(config: Any, hparams: NASHparams) -> tuple[EditableModel | None, Finding]:
