@@ -33,16 +33,12 @@ def export(
         Path, typer.Argument(help="Folder that a session was kept in (keep_dir), or that nas-edit run wrote.")
     ],
     out: Annotated[Path, typer.Option(help="Folder to make.")],
-    model: Annotated[str | None, typer.Option(help=f"{_MODEL}; by default that of the run.")] = None,
+    model: Annotated[str | None, typer.Option(help=f"{_MODEL}; by default what the folder says.")] = None,
     to: Annotated[
         Form, typer.Option(help="The whole model, the edited parameters alone, or a LoRA adapter for PEFT.")
     ] = Form.FULL,
     rank: Annotated[
         int | None, typer.Option(min=1, help="Largest rank of the adapter; by default that of the change.")
-    ] = None,
-    hparams: Annotated[
-        str | None,
-        typer.Option(help="Hyperparameters of the kept session: edits after its last snapshot are carried out again."),
     ] = None,
     set: Annotated[list[str] | None, SET] = None,
     push: Annotated[
@@ -62,7 +58,7 @@ def export(
 
     check_asked(out, to.value, rank)
     console = Console()
-    done = export_edits(_source(folder, model, hparams, set), out, to.value, rank=rank, base=_public(model))
+    done = export_edits(_source(folder, model, set), out, to.value, rank=rank, base=_public(model))
     console.print(_said(done), soft_wrap=True, markup=False, highlight=False)
     if push is not None:
         console.print(f"On the Hub: {push_to_hub(out, push, private=not public)}", soft_wrap=True, markup=False)
@@ -105,34 +101,15 @@ def apply(
     )
 
 
-def _source(folder: Path, model: str | None, hparams: str | None, settings: list[str] | None) -> Source | EditSession:
-    """Find what is to be exported: in the folder, or by carrying the last edits out again."""
-    from nas_plugin.errors import ExportError
-    from nas_plugin.evaluation.logs import RUN_FILE, read_run
+def _source(folder: Path, model: str | None, settings: list[str] | None) -> Source | EditSession:
+    """Find what is to be exported: in the folder, or by carrying its last edits out again."""
+    from nas_plugin.keep.reopen import reopen
     from nas_plugin.share.base import load_base
-    from nas_plugin.share.kept import kept_edits
+    from nas_plugin.share.kept import holds_its_end, kept_edits, model_of
 
-    if hparams is not None:
-        return _resumed(folder, model, hparams, settings)
-    if model is None:
-        if not (folder / RUN_FILE).exists():
-            raise ExportError(f"{folder} does not say which model was edited; give --model.")
-        model = read_run(folder).model
-    return kept_edits(folder, *load_base(model))
-
-
-def _resumed(folder: Path, model: str | None, hparams: str, settings: list[str] | None) -> EditSession:
-    from nas_plugin.evaluation.runner.load import load_hparams, load_model, model_name
-    from nas_plugin.keep.log import read_log
-    from nas_plugin.session import EditSession
-
-    # An error, not an empty session, where nothing was kept.
-    read_log(folder)
-    named = {} if model is None else {"model_name": model_name(model)}
-    loaded = load_hparams(hparams, {**named, **settings_of(settings)})
-    session = EditSession(*load_model(loaded), loaded, keep=folder)
-    session.resume()
-    return session
+    if not holds_its_end(folder):
+        return reopen(folder, model=model, settings=settings_of(settings))
+    return kept_edits(folder, *load_base(model or model_of(folder)))
 
 
 def _public(model: str | None) -> str | None:

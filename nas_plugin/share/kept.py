@@ -18,13 +18,15 @@ from nas_plugin.errors import EditsError, ExportError, RunFolderError, SnapshotE
 from nas_plugin.evaluation.logs import RUN_FILE, RunLog, read_run
 from nas_plugin.evaluation.records import Fields, read_object
 from nas_plugin.evaluation.runner.folder import STATE_FOLDER
-from nas_plugin.evaluation.runner.load import hparams_class
+from nas_plugin.evaluation.runner.load import hparams_class, load_hparams
 from nas_plugin.files import read_tensors
 from nas_plugin.keep import snapshots
 from nas_plugin.keep.digests import weights_digest
 from nas_plugin.keep.edits import put
+from nas_plugin.keep.fitting import fitting
 from nas_plugin.keep.header import LoadedEdits
 from nas_plugin.keep.log import Log, read_log
+from nas_plugin.keep.reopen import HPARAMS_FILE
 from nas_plugin.model.adapters import unwrapped
 from nas_plugin.model.editable import EditableModel
 from nas_plugin.reading import short
@@ -61,6 +63,53 @@ def kept_edits(folder: str | Path, model: Any, tok: Any = None) -> Source:
     return replace(source, model=model, tok=tok)
 
 
+def holds_its_end(folder: str | Path) -> bool:
+    """Tell whether a folder holds the weights that it ends with, so that no edit needs to be carried out again.
+
+    Args:
+        folder: Folder that a session was kept in, or that `nas-edit run` wrote.
+
+    Returns:
+        Whether there is a snapshot after the last line of the ledger. A run has only what its last checkpoint had.
+
+    Raises:
+        LedgerError: There is no ledger, or it is damaged.
+    """
+    folder = Path(folder)
+    if (folder / RUN_FILE).exists():
+        return True
+    log = read_log(folder)
+    inner = log.folder / "snapshots"
+    for name in snapshots.names(inner):
+        try:
+            if fitting(inner / name, snapshots.read_snapshot(inner / name)[1], log.ledger) == len(log.ledger.lines):
+                return True
+        except SnapshotError:
+            # Damaged, and so of no use here.
+            continue
+    return False
+
+
+def model_of(folder: str | Path) -> str:
+    """Return the name of the model that a folder's edits were made on.
+
+    Args:
+        folder: Folder that a session was kept in, or that `nas-edit run` wrote.
+
+    Returns:
+        The name or path.
+
+    Raises:
+        ExportError: The folder does not say it.
+    """
+    folder = Path(folder)
+    if (folder / RUN_FILE).exists():
+        return read_run(folder).model
+    if (folder / HPARAMS_FILE).is_file():
+        return str(load_hparams(folder / HPARAMS_FILE, {}).model_name)
+    raise ExportError(f"{folder} does not say which model was edited; give --model.")
+
+
 def _of_ledger(folder: Path, model: Any) -> Source:
     log = read_log(folder)
     first = log.ledger.lines[0]
@@ -71,8 +120,8 @@ def _of_ledger(folder: Path, model: Any) -> Source:
     if changes is None:
         raise ExportError(
             f"{folder} has no snapshot of the weights that its ledger ends with (line {len(log.ledger.lines)}): the last edits "
-            "were made after it. Give the hyperparameters (--hparams), so that they are carried out again; or resume the session "
-            "in Python and hand it to export_edits."
+            "were made after it. Hand export_edits the session that nas_plugin.keep.reopen.reopen gives, as nas-edit export "
+            "does; or call session.snapshot() after the last edit."
         )
     anchor = first["anchor"]
     about = LoadedEdits(
@@ -86,7 +135,14 @@ def _of_ledger(folder: Path, model: Any) -> Source:
         anchor=None if anchor is None else _number(anchor.get("value"), f"{log.ledger.path}: the anchor"),
         weights=wanted,
     )
-    return Source(model, None, changes, about, name_of(model), None, log.ledger.chain)
+    return Source(model, None, changes, about, name_of(model), _decisive(folder, about.hparams), log.ledger.chain)
+
+
+def _decisive(folder: Path, digest: str) -> dict[str, Any] | None:
+    """Return the hyperparameters that lie beside a ledger, if they are those of its session."""
+    file = folder / HPARAMS_FILE
+    hparams = load_hparams(file, {}) if file.is_file() else None
+    return hparams.decisive() if hparams is not None and hparams.digest() == digest else None
 
 
 def _candidates(log: Log, unedited: tuple[Change, ...]) -> Iterator[tuple[Change, ...]]:

@@ -19,6 +19,8 @@ from nas_plugin.demo.world import World
 from nas_plugin.errors import ExportError, HparamsError, LedgerError, RunFolderError
 from nas_plugin.files import read_tensors, write_tensors
 from nas_plugin.keep.digests import weights_digest
+from nas_plugin.keep.reopen import reopen
+from nas_plugin.share.kept import holds_its_end, model_of
 from tests.cli.calling import SMALL, call
 from tests.conftest import build_model
 from tests.promises.hostile import FUZZ, damaged, survives
@@ -55,14 +57,16 @@ def test_the_number_type_is_found(tmp_path: Path) -> None:
     session = kept_session(tmp_path / "kept", dtype=torch.bfloat16)
     model = build_model("gpt2")
     kept_edits(tmp_path / "kept", model)
-    assert model.dtype == torch.bfloat16 and digests(model) == digests(session.model)
+    assert model.dtype == torch.bfloat16
+    ours, theirs = (dict(one.named_parameters()) for one in (model, session.model))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_what_the_ledger_ends_with(tmp_path: Path) -> None:
     session = kept_session(tmp_path / "kept", edits=8)
     model = build_model("gpt2")
     before = digests(model)
-    with pytest.raises(ExportError, match=r"no snapshot of the weights .* \(line 9\).*--hparams"):
+    with pytest.raises(ExportError, match=r"no snapshot of the weights .* \(line 9\).*reopen"):
         kept_edits(tmp_path / "kept", model)
     assert digests(model) == before
     session.rollback()
@@ -79,7 +83,12 @@ def test_models_and_folders_that_do_not_fit(tmp_path: Path) -> None:
             kept_edits(tmp_path / "kept", model)
     with pytest.raises(LedgerError, match="there is no ledger"):
         kept_edits(tmp_path, build_model("gpt2"))
+    (tmp_path / "kept" / "hparams.yaml").unlink()
+    with pytest.raises(ExportError, match="does not say which model was edited"):
+        model_of(tmp_path / "kept")
+    assert holds_its_end(tmp_path / "kept")
     shutil.rmtree(tmp_path / "kept" / "snapshots")
+    assert not holds_its_end(tmp_path / "kept")
     with pytest.raises(ExportError, match="no snapshot"):
         kept_edits(tmp_path / "kept", build_model("gpt2"))
 
@@ -193,24 +202,46 @@ def demo_kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_export_and_apply(demo_kept: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    said = call("export", demo_kept, "--model", "demo", "--out", out / "edits", "--to", "edits", code=1)
-    assert "--hparams" in said and said.strip().endswith("[docs/errors.md#exporterror]") and not out.exists()
-    settings = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
     folder = shutil.copytree(demo_kept, tmp_path / "kept")
-    resumed = ("export", folder, "--hparams", "NAS-MEMIT/nas-demo", *settings)
+    assert not holds_its_end(folder)
     for form in ("full", "edits", "lora"):
-        said = call(*resumed, "--to", form, "--out", out / form)
+        said = call("export", folder, "--to", form, "--out", out / form)
         assert str(out / form) in said
     assert "kept energy 100.000000 %" in said and "rank 4" in said
-    assert "1 edited parameters, bit for bit" in call(
-        "apply", out / "edits", "--model", "demo", "--out", out / "applied"
-    )
+    applied = call("apply", out / "edits", "--model", "demo", "--out", out / "applied")
+    assert "4 edits with NAS-MEMIT" in applied and "1 edited parameters, bit for bit" in applied
     ours, theirs = (load_file(out / name / "model.safetensors") for name in ("full", "applied"))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    call(*resumed, "--to", "lora", "--rank", 2, "--out", out / "cut")
+    call("export", folder, "--model", "demo", "--to", "lora", "--rank", 2, "--out", out / "cut")
     said = call("apply", out / "cut", "--model", "demo", "--out", out / "merged")
     assert "those of a cut adapter (" in said and "% of the change" in said
     assert "a LoRA adapter merged into it" in (out / "merged" / "README.md").read_text(encoding="utf-8")
+
+
+def test_nothing_is_carried_out_again_after_a_snapshot(
+    demo_kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(demo_kept, tmp_path / "kept")
+    session = reopen(folder, progress=False)
+    session.snapshot()
+    assert holds_its_end(folder) and model_of(folder) == "nas-demo"
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("an edit was carried out again")
+
+    monkeypatch.setattr("nas_plugin.keep.reopen.reopen", never)
+    call("export", folder, "--to", "full", "--out", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "| v_num_grad_steps | `5` |" in card and session.keeper is not None and session.keeper.ledger.chain in card
+    model, _ = load_demo(torch.float64)
+    weight = load_file(tmp_path / "out" / "model.safetensors")["transformer.h.0.mlp.c_proj.weight"]
+    assert torch.equal(weight, session.em.weight(0)) and not torch.equal(
+        weight, model.transformer.h[0].mlp.c_proj.weight
+    )
+    # Hyperparameters of something else are not put on the card.
+    text = (folder / "hparams.yaml").read_text(encoding="utf-8")
+    (folder / "hparams.yaml").write_text(text.replace("v_num_grad_steps: 5", "v_num_grad_steps: 6"), encoding="utf-8")
+    assert kept_edits(folder, model).hparams is None
 
 
 def test_a_run_says_its_model_itself(run: Path, tmp_path: Path) -> None:
@@ -220,11 +251,10 @@ def test_a_run_says_its_model_itself(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("export", "{kept}", "--out", "{out}"), "does not say which model was edited; give --model"),
         (("export", "{kept}", "--model", "demo", "--out", "{kept}"), "is there already"),
         (("export", "{kept}", "--model", "{out}", "--out", "{out}"), "cannot be loaded"),
+        (("apply", "{kept}", "--model", "{out}", "--out", "{out}"), "give the folder of one export"),
         (("export", "nowhere", "--model", "demo", "--out", "{out}"), "there is no ledger at nowhere"),
-        (("export", "nowhere", "--hparams", "NAS-MEMIT/nas-demo", "--out", "{out}"), "there is no ledger at nowhere"),
         (("export", "{kept}", "--model", "demo", "--out", "{out}", "--rank", "3"), "for to='lora'"),
         (("apply", "nowhere", "--model", "demo", "--out", "{out}"), "cannot read edits from nowhere"),
         (("apply", "{kept}", "--model", "demo", "--out", "{out}"), "give the folder of one export"),

@@ -80,11 +80,14 @@ def load_model(hparams: NASHparams) -> tuple[Any, Any]:
     Raises:
         ModelError: There is no such model.
     """
+    from huggingface_hub.errors import HFValidationError
+
     from nas_plugin.easyedit.prepare import for_editor
 
     try:
         ready = for_editor(hparams, is_wheel=False)
-    except OSError as error:
+    except (OSError, HFValidationError) as error:
+        # The latter of hub releases before 1.0, which take a missing folder for a malformed name.
         raise ModelError(
             f"the model {str(hparams.model_name)!r} cannot be loaded: {error}. Give --model (model_name) the folder it lies in, "
             "or 'demo'."
