@@ -33,7 +33,7 @@ test-tf4: $(VENV_TF4)/.installed
 	$(RUN) $(VENV_TF4)/bin/python -m pytest -n 2
 
 docs: $(VENV)/.installed
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 bench: $(VENV)/.installed
 	$(RUN) $(VENV)/bin/python -m benchmarks

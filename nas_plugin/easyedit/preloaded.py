@@ -20,20 +20,24 @@ class Preloaded(tuple[Any, Any]):
         hparams = NASAlphaEditHparams.from_hparams("NAS-AlphaEdit/llama3-8b", model_name=Preloaded(model, tok))
 
     Copies, also deep ones, are the same object, and it pickles as its name: a model is not duplicated by accident.
-
-    Args:
-        model: A causal language model.
-        tok: Its tokenizer, with a pad token. It is not changed.
-        name: What EasyEdit should take for the model's name; by default where the model was loaded from.
-
-    Raises:
-        PadTokenError: The tokenizer has no pad token; EasyEdit's evaluator pads.
     """
 
     name: str
 
     def __new__(cls, model: Any, tok: Any, name: str | None = None) -> Preloaded:
-        """Refuse what EasyEdit could not evaluate; see the class."""
+        """Join a model and its tokenizer.
+
+        Args:
+            model: A causal language model.
+            tok: Its tokenizer, with a pad token. It is not changed.
+            name: What EasyEdit should take for the model's name; by default where the model was loaded from.
+
+        Returns:
+            Both.
+
+        Raises:
+            PadTokenError: The tokenizer has no pad token; EasyEdit's evaluator pads.
+        """
         if tok.pad_token is None:
             raise PadTokenError(
                 "The tokenizer has no pad token, and EasyEdit's evaluator pads. "
