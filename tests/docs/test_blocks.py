@@ -18,8 +18,6 @@ from tests.docs.pages import MARKS, ROOT, RUN, SHOWN, Block, blocks, pages, pars
 
 ALL = [block for page in pages() for block in blocks(page)]
 COMMANDS: Any = typer.main.get_command(app)
-# Commands that pages name and that are being written.
-AWAITED = {"hparams", "tune", "doctor", "export", "apply"} - set(COMMANDS.commands)
 # Whichever click typer is built on.
 USAGE: Any = typer.BadParameter.__mro__[1]
 
@@ -103,8 +101,7 @@ def understood(line: str) -> str | None:
         command = command.commands[arguments.pop(0)]
     if hasattr(command, "commands"):
         # A group alone, or one of its own options.
-        fine = all(argument.startswith("-") for argument in arguments) or arguments[0] in AWAITED
-        return None if fine else f"no command {arguments[0]}"
+        return None if all(argument.startswith("-") for argument in arguments) else f"no command {arguments[0]}"
     if not arguments:
         return None  # the text speaks of the command
     try:
