@@ -96,7 +96,6 @@ def edit(kept: str, count: str) -> None:
     session = EditSession(model, tok, NASAlphaEditHparams.from_hparams("mine.yaml"), keep=kept)
     for case in load_stream("demo", limit=int(count)).cases:
         session.edit(list(case.requests))
-    session.snapshot()
     save_file(_logits(model, tok), f"{kept}.safetensors")
     sys.stdout.write(f"{count} edits\n")
 
