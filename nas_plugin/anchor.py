@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nas_plugin.errors import AnchorError, NonFiniteError
 from nas_plugin.files import write_json
+from nas_plugin.parallel import ALONE, Group
 from nas_plugin.progress import progress_bar
 from nas_plugin.reading import parse_json, short
 from nas_plugin.request import EditRequest
@@ -25,6 +26,7 @@ from nas_plugin.solve.target import SolvedTargets, TargetSolver
 logger = logging.getLogger(__name__)
 
 _FORMAT = "nas-plugin-anchor-1"
+_OFFICIAL = "official"
 _TRIMMED_SHARE = 0.05
 # An anchor file has a few hundred; of one that has more, no more is read.
 _MOST_BYTES = 1 << 16
@@ -207,6 +209,7 @@ def measure_anchor(
     seed: int,
     provenance: Mapping[str, str],
     progress: bool = True,
+    group: Group = ALONE,
 ) -> Anchor:
     """Solve pilot values on the unedited model and average their norms (Eq. 14). No weight is written.
 
@@ -218,6 +221,7 @@ def measure_anchor(
         seed: Seed of the sample.
         provenance: `model`, `hparams` and `contexts` digests.
         progress: Show a progress bar.
+        group: Processes that share the pilots.
 
     Returns:
         The anchor.
@@ -233,15 +237,24 @@ def measure_anchor(
     if len(pilots) < count:
         logger.warning("%d pilots were asked for, %d facts are there: using all of them", count, len(pilots))
     sample = random.Random(seed).sample(list(pilots), min(count, len(pilots)))
-    with progress_bar("anchor", len(sample), progress) as bar:
-        solved = solver.solve(sample, lambda units: bar.advance(bar.task_ids[0], units))
-    ordered = solved.values.norm(dim=1).to("cpu", torch.float64).sort().values
+    # The released code stops a batch as one, so that what is solved together decides.
+    shared = mode != _OFFICIAL
+    mine = group.mine(sample) if shared else sample
+    norms: list[float] = []
+    with progress_bar("anchor", len(mine), progress and group.main) as bar:
+        if mine:
+            solved = solver.solve(mine, lambda units: bar.advance(bar.task_ids[0], units))
+            norms = solved.values.norm(dim=1).to("cpu", torch.float64).tolist()
+    ordered = torch.tensor(
+        group.gathered(norms, len(sample)) if shared else group.said_by_main(norms), dtype=torch.float64
+    )
+    ordered = ordered.sort().values
     if not bool(torch.isfinite(ordered).all()):
         raise NonFiniteError("a pilot value is not finite; load the model in bfloat16 or float32.")
     raw = float(ordered.mean())
     trimmed = float(ordered[: len(ordered) - int(_TRIMMED_SHARE * len(ordered))].mean())
     spread = float(ordered.std(correction=0))
-    value = trimmed if mode == "official" else raw
+    value = trimmed if mode == _OFFICIAL else raw
     logger.info(
         "anchor %.4f at layer %d from %d pilots (raw mean %.4f, spread %.4f)",
         value,

@@ -26,7 +26,7 @@ _FORMAT = "nas-plugin-prior-1"
 
 
 def make_editors(
-    hparams: Any, moments: Mapping[int, Tensor], base: Mapping[int, Tensor], folder: Path | None
+    hparams: Any, moments: Mapping[int, Tensor], base: Mapping[int, Tensor], folder: Path | None, *, keep: bool = True
 ) -> dict[int, LayerEditor]:
     """Make one editor per layer.
 
@@ -35,6 +35,7 @@ def make_editors(
         moments: Layer -> C `(d_in, d_in)`.
         base: Layer -> W before the first edit, `(d_out, d_in)`.
         folder: Where priors are kept; None makes them and keeps none.
+        keep: Keep there what had to be made; False only reads.
 
     Returns:
         Layer -> editor.
@@ -45,7 +46,7 @@ def make_editors(
         prior = None
         if folder is not None:
             path = prior_path(folder, layer, method.prior_name(hparams), moment)
-            prior = kept_prior(path, len(moment), partial(_made, method, moment, w0.device, hparams))
+            prior = kept_prior(path, len(moment), partial(_made, method, moment, w0.device, hparams), keep=keep)
         editors[layer] = method(w0, moment, hparams, prior)
     return editors
 
@@ -71,13 +72,14 @@ def prior_path(folder: Path, layer: int, name: str, moment: Tensor) -> Path:
     return folder / f"prior-layer{layer}-{name}-{digest[:16]}.safetensors"
 
 
-def kept_prior(path: Path, width: int, make: Callable[[], Tensor]) -> Tensor:
+def kept_prior(path: Path, width: int, make: Callable[[], Tensor], *, keep: bool = True) -> Tensor:
     """Read a prior, or make it and keep it; `8 width^2` bytes.
 
     Args:
         path: Where it is kept.
         width: d_in.
         make: Makes it, `(width, width)` float64.
+        keep: Keep what was made.
 
     Returns:
         The prior, on the CPU if it was read.
@@ -87,6 +89,8 @@ def kept_prior(path: Path, width: int, make: Callable[[], Tensor]) -> Tensor:
     """
     if not path.exists():
         prior = make()
+        if not keep:
+            return prior
         write_tensors(path, {"prior": prior}, {"format": _FORMAT})
         logger.info("prior stored in %s", path)
         return prior

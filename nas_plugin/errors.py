@@ -96,6 +96,10 @@ class AdapterError(ModelError):
     """A PEFT adapter is where an edit would be written, or works in a way that edits cannot be combined with."""
 
 
+class ProcessGroupError(NasPluginError, RuntimeError):
+    """The processes of one launch are not alike, or what was asked for is for one process alone."""
+
+
 class StatisticsError(NasPluginError, ValueError):
     """Second moments are missing, malformed, not positive, or of another model."""
 

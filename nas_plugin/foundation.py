@@ -20,6 +20,7 @@ from nas_plugin.locate.moments import SecondMoments
 from nas_plugin.locate.sequences import Locator
 from nas_plugin.locate.stored import moments_for, statistics_folder
 from nas_plugin.model.editable import EditableModel
+from nas_plugin.parallel import ALONE, Group
 from nas_plugin.pilots import pilot_requests
 from nas_plugin.request import EditRequest, as_requests
 from nas_plugin.solve.descent import SolverSettings
@@ -117,6 +118,7 @@ def lay_foundation(
     *,
     edited: bool,
     progress: bool,
+    group: Group = ALONE,
 ) -> Foundation:
     """Take what is given, read what is stored, measure the rest.
 
@@ -128,6 +130,7 @@ def lay_foundation(
         given: What need not be measured.
         edited: The model is known to be edited: nothing may be measured.
         progress: Show progress bars.
+        group: Processes that share the work.
 
     Returns:
         The foundation.
@@ -139,22 +142,27 @@ def lay_foundation(
         _refuse_measuring(given, hparams.use_nas)
     if given.moments is not None:
         # On an edited model the fingerprint is not the one the statistics were taken with.
-        given.moments.check(em, given.moments.provenance.get("model", fingerprint) if edited else fingerprint)
-    contexts = contexts_for(em, locator, hparams, given)
+        given.moments.check(
+            em, given.moments.provenance.get("model", fingerprint) if edited else fingerprint, locator.tok
+        )
+    contexts = contexts_for(em, locator, hparams, given, group)
     moments = given.moments
     if moments is None:
-        moments = moments_for(em, locator, hparams, fingerprint, progress=progress)
+        moments = moments_for(em, locator, hparams, fingerprint, progress=progress, group=group)
     if not hparams.use_nas:
         return Foundation(contexts, moments, None)
-    kept = anchor_for(em, locator, hparams, fingerprint, contexts, given, edited=edited, progress=progress)
+    kept = anchor_for(em, locator, hparams, fingerprint, contexts, given, edited=edited, progress=progress, group=group)
     return Foundation(contexts, moments, kept.anchor)
 
 
-def contexts_for(em: EditableModel, locator: Locator, hparams: Any, given: Given) -> ContextTemplates:
+def contexts_for(
+    em: EditableModel, locator: Locator, hparams: Any, given: Given, group: Group = ALONE
+) -> ContextTemplates:
     """Take the context templates that are given, or let the model write them; see `lay_foundation`."""
     if given.contexts is not None:
         return given.contexts
-    return generate_contexts(em, locator.tok, hparams.context_seed)
+    written = generate_contexts(em, locator.tok, hparams.context_seed)
+    return ContextTemplates.from_values(group.said_by_main(written.to_values()), "the first process")
 
 
 def anchor_for(
@@ -167,6 +175,7 @@ def anchor_for(
     *,
     edited: bool,
     progress: bool,
+    group: Group = ALONE,
 ) -> KeptAnchor:
     """Take the anchor that is given, read the stored one, or measure and store it.
 
@@ -179,6 +188,7 @@ def anchor_for(
         given: What need not be measured.
         edited: The model is known to be edited: a given anchor is not compared with it.
         progress: Show a progress bar.
+        group: Processes that share the pilots.
 
     Returns:
         The anchor.
@@ -186,7 +196,7 @@ def anchor_for(
     solver = _anchor_solver(em, locator, contexts, hparams)
     provenance = {"model": fingerprint, "hparams": _anchor_digest(solver, hparams), "contexts": solver.contexts.digest}
     if given.anchor is None:
-        return _stored_or_measured(solver, given.pilots, hparams, provenance, progress)
+        return _stored_or_measured(solver, given.pilots, hparams, provenance, progress, group)
     if not edited:
         given.anchor.check(fingerprint, em.value_layer, provenance["hparams"])
     return KeptAnchor(given.anchor, None, False)
@@ -217,10 +227,15 @@ def _refuse_measuring(given: Given, use_nas: bool) -> None:
 
 
 def _stored_or_measured(
-    solver: TargetSolver, pilots: Sequence[EditRequest] | None, hparams: Any, provenance: dict[str, str], progress: bool
+    solver: TargetSolver,
+    pilots: Sequence[EditRequest] | None,
+    hparams: Any,
+    provenance: dict[str, str],
+    progress: bool,
+    group: Group,
 ) -> KeptAnchor:
     path = _anchor_path(solver, hparams, provenance, pilots)
-    if path is not None and path.exists():
+    if path is not None and group.all(path.exists()):
         anchor = Anchor.load(path)
         anchor.check(provenance["model"], solver.em.value_layer, provenance["hparams"])
         logger.info("anchor %.4f read from %s", anchor.value, path)
@@ -233,9 +248,11 @@ def _stored_or_measured(
         seed=hparams.nas_seed,
         provenance=provenance,
         progress=progress,
+        group=group,
     )
-    if path is not None:
+    if path is not None and group.main:
         anchor.save(path)
+    group.wait()
     return KeptAnchor(anchor, path, True)
 
 

@@ -29,6 +29,7 @@ from nas_plugin.locate.stored import statistics_folder
 from nas_plugin.model.editable import EditableModel
 from nas_plugin.model.fingerprint import weights_fingerprint
 from nas_plugin.model.pattern import try_out
+from nas_plugin.parallel import Group
 from nas_plugin.report import StepReport
 from nas_plugin.request import EditRequest, as_requests
 from nas_plugin.solve.descent import SolverSettings
@@ -58,6 +59,7 @@ class EditSession:
         edited: bool = False,
         progress: bool = True,
         keep: str | Path | None = None,
+        group: Group | None = None,
     ) -> None:
         """Bind a session to a model; nothing is computed yet.
 
@@ -72,11 +74,14 @@ class EditSession:
             edited: The model is known to be edited already: whatever has to be measured on an unedited one must be given.
             progress: Show progress bars.
             keep: Folder for ledger and snapshots; by default `keep_dir`. None keeps nothing.
+            group: Processes that share the measuring and carry out the same edits; by default those that torchrun or accelerate
+                launch started, every one of which has to make this session. `nas_plugin.parallel.ALONE` shares nothing.
 
         Raises:
             NasPluginError: The model, the layers or the weights cannot be edited.
         """
         self.model, self.tok, self.hparams = model, tok, hparams
+        self.group = Group.launched() if group is None else group
         self.em = EditableModel(model, hparams)
         self.locator = Locator(tok, self.em.max_positions, self.em.vocab_size)
         self.weights = EditedWeights(self.em)
@@ -86,7 +91,7 @@ class EditSession:
         self.on_reject: str = hparams.on_reject or STOP
         self.editors: dict[int, LayerEditor] = {}
         folder = keep if keep is not None else hparams.keep_dir
-        self.keeper = None if folder is None else Keeper(Path(folder), hparams.snapshot_every)
+        self.keeper = None if folder is None or not self.group.main else Keeper(Path(folder), hparams.snapshot_every)
         self._given = Given.of(contexts, moments, anchor, pilots)
         self.edited = edited
         self.progress = progress
@@ -129,6 +134,8 @@ class EditSession:
         if self._foundation is not None:
             return self._foundation
         self.check_unedited()
+        self.group.agree("model", self.fingerprint)
+        self.group.agree("hyperparameters", self.hparams.digest())
         foundation = lay_foundation(
             self.em,
             self.locator,
@@ -137,9 +144,12 @@ class EditSession:
             self._given,
             edited=self.edited,
             progress=self.progress,
+            group=self.group,
         )
         folder = None if self.hparams.stats_dir is None else statistics_folder(self.em, self.hparams, self.fingerprint)
-        self.editors = make_editors(self.hparams, foundation.moments.matrices, self.weights.base, folder)
+        self.editors = make_editors(
+            self.hparams, foundation.moments.matrices, self.weights.base, folder, keep=self.group.main
+        )
         self._foundation = foundation
         return foundation
 
@@ -186,11 +196,13 @@ class EditSession:
             What was done.
 
         Raises:
-            NasPluginError: A request is unusable, or a value came out non-finite. No weight has changed.
+            NasPluginError: A request is unusable, a value came out non-finite, or processes came to different weights. No weight
+                has changed.
         """
         started = time.perf_counter()
         items = read(requests, self._check_tokens, self.on_reject)
         self.prepare()
+        self.group.agree("requests", "".join(item.id for item in items))
         if self.keeper is not None:
             self.keeper.begin(self)
         follow(self)
@@ -213,7 +225,9 @@ class EditSession:
             ResumeError: Model, hyperparameters, statistics or order differ, a piece is missing, or the weights come out
                 different.
             LedgerError: The ledger is damaged.
+            ProcessGroupError: There are several processes.
         """
+        self.group.refuse("resuming a kept session")
         return resume(self, None if requests is None else as_requests(requests))
 
     def undo(self, *ids: str) -> None:
@@ -227,7 +241,9 @@ class EditSession:
 
         Raises:
             UndoError: An edit is unknown or does not stand, or nothing is kept.
+            ProcessGroupError: There are several processes.
         """
+        self.group.refuse("undoing an edit")
         self.prepare()
         if self.keeper is not None:
             self.keeper.begin(self)

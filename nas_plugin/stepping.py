@@ -53,6 +53,7 @@ def carry_out(session: EditSession, items: Sequence[Item], started: float) -> St
                     raise
                 step.refuse(todo, error.message)
         seconds = time.perf_counter() - started
+        step.agree()
         lines = step.lines(seconds)
         if lines and session.keeper is not None:
             # Before the weights change: what is written is in the ledger, whatever happens next.
@@ -91,7 +92,7 @@ class _Step:
         session.weights.open()
         requests = [item.request for item in todo if item.request is not None]
         solver = session.solver()
-        solved = solver.solve(requests, keep_rows=len(session.em.layers) > 1)
+        solved = solver.solve(requests, keep_rows=len(session.em.layers) > 1).as_in(session.group)
         kept = self._kept(todo, requests, solved)
         if not kept:
             self.take_back()
@@ -115,6 +116,7 @@ class _Step:
             targets,
             kept,
             log=session.keeper is not None,
+            group=session.group,
         )
         self.served = {layer: session.editors[layer].view(matrix) for layer, matrix in masters.items()}
         session.weights.check_finite(self.served)
@@ -166,6 +168,12 @@ class _Step:
                 "written_norm": float(written),
                 "skipped": bool(skipped),
             }
+
+    def agree(self) -> None:
+        """Make sure that all processes are about to have the same weights."""
+        session = self.session
+        if session.group.size > 1:
+            session.group.agree("weights", session.weights_digest(self.served if self.masters is not None else None))
 
     def refuse(self, todo: Sequence[Item], reason: str) -> None:
         """Reject what was to be written; the weights are as before."""

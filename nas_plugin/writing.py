@@ -14,6 +14,7 @@ from nas_plugin.locate.contexts import ContextTemplates
 from nas_plugin.locate.keys import KeyPass
 from nas_plugin.model.editable import EditableModel
 from nas_plugin.model.trace import as_found
+from nas_plugin.parallel import ALONE, Group
 from nas_plugin.solve.target import SolvedTargets
 from nas_plugin.write import LayerEditor
 from nas_plugin.write.editor import Proposal
@@ -42,6 +43,7 @@ def spread(
     kept: Sequence[int],
     *,
     log: bool,
+    group: Group = ALONE,
 ) -> tuple[dict[int, Tensor], dict[int, Factors]]:
     """Spread the residual over the layers, writing each before the next is measured (MEMIT, Algorithm 1).
 
@@ -56,6 +58,7 @@ def spread(
         targets: What is written for them.
         kept: Their numbers among all that were solved.
         log: Return what was written, too; it costs one product a layer.
+        group: Processes that do the same, with keys and hidden states as its first one has them.
 
     Returns:
         Layer -> W after the step, and layer -> what was written, nothing without `log`.
@@ -73,10 +76,14 @@ def spread(
             if passes is None or (number == 0 and not em.mlp_norms):
                 k, hidden = solved.first_keys.T, solved.h0.T
             else:
-                k, hidden = (states[:, list(kept)] for states in passes.run(layer))
+                k, hidden = (group.from_main(states)[:, list(kept)] for states in passes.run(layer))
             residual = (targets.z.to(hidden.device).T - hidden) / (len(em.layers) - number)
             if em.mlp_norms:
-                standing = solved.v0.T if passes is None or passes.values is None else passes.values[:, list(kept)]
+                standing = (
+                    solved.v0.T
+                    if passes is None or passes.values is None
+                    else group.from_main(passes.values)[:, list(kept)]
+                )
                 residual = _behind_norm(em, layer, standing, residual, targets)
             before = masters[layer]
             proposals[layer] = editors[layer].propose(before, k, residual)

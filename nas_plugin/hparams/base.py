@@ -33,7 +33,7 @@ _NOT_IN_DIGEST = frozenset({
     "stats_dir", "nas_anchor_file", "P_loc", "layer_selection", "mom2_adjustment",
     "on_reject", "norm_alarm", "on_norm_alarm", "keep_dir", "snapshot_every",
 })  # fmt: skip
-_TEXT_SUFFIXES = (".json", ".jsonl", ".txt")
+_TEXT_SUFFIXES = (".json", ".jsonl", ".parquet", ".txt")
 
 _H = TypeVar("_H", bound="NASHparams")
 

@@ -22,6 +22,7 @@ from nas_plugin.files import read_tensors, write_tensors
 from nas_plugin.locate.sequences import Locator, TokenSequence, pad
 from nas_plugin.model.editable import EditableModel
 from nas_plugin.model.trace import as_found, forward_until
+from nas_plugin.parallel import ALONE, Group
 from nas_plugin.progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,13 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Longer documents are cut: a model's full context costs memory without adding to the estimate (EasyEdit issue 470).
 _MAX_LENGTH = 1024
 TOKENS_PER_PASS = 4096
+# By key of the provenance, in the order in which they are compared.
+_OF_ANOTHER = {
+    "tokenizer": "another tokenizer (vocabulary {}, this one {})",
+    "module": "another module ({}, these hyperparameters edit {})",
+    "weights": "the model in another number type ({}, here {})",
+    "model": "another model (weights {}, this model {})",
+}
 
 
 @dataclass(frozen=True)
@@ -48,23 +56,20 @@ class SecondMoments:
     tokens: int = 0
     provenance: Mapping[str, str] = field(default_factory=dict)
 
-    def check(self, em: EditableModel, fingerprint: str) -> None:
+    def check(self, em: EditableModel, fingerprint: str, tok: Any = None) -> None:
         """Refuse statistics that cannot be of this model.
 
         Args:
             em: Model to be edited.
             fingerprint: Its weights' fingerprint before the first edit.
+            tok: Its tokenizer; None compares none.
 
         Raises:
-            StatisticsError: A layer is missing, of another width, asymmetric, or the fingerprint is of other weights.
+            StatisticsError: A layer is missing, of another width, asymmetric, or of another module; or fingerprints say that the
+                statistics are of other weights, of the same in another number type, or of another tokenizer.
             NonFiniteError: A matrix holds NaN or infinity.
         """
-        given = self.provenance.get("model")
-        if given is not None and given != fingerprint:
-            raise StatisticsError(
-                f"these second moments are of another model (weights {given[:12]}, this model {fingerprint[:12]}); "
-                "collect them again on this model before its first edit."
-            )
+        self._check_origin(em, fingerprint, tok)
         for layer in em.layers:
             width = em.matrix(layer).shape[1]
             matrix = self.matrices.get(layer)
@@ -84,6 +89,26 @@ class SecondMoments:
                 raise StatisticsError(
                     f"second moments of layer {layer} are not symmetric; the file is damaged or holds something else."
                 )
+
+    def _check_origin(self, em: EditableModel, fingerprint: str, tok: Any) -> None:
+        """Compare what the statistics say of themselves with the model at hand."""
+        here = {"weights": _name(em.dtype), "module": em.paths.rewrite, "model": fingerprint}
+        if tok is not None and "tokenizer" in self.provenance:
+            here["tokenizer"] = tokenizer_fingerprint(tok)
+        for key, wrong in _OF_ANOTHER.items():
+            given, mine = self.provenance.get(key), here.get(key)
+            if given is not None and mine is not None and given != mine:
+                shown = (text if key in ("weights", "module") else text[:12] for text in (given, mine))
+                raise StatisticsError(
+                    f"these second moments are of {wrong.format(*shown)}; collect them again on this model before its first edit."
+                )
+        told = self.provenance.get("dtype")
+        held = {_name(matrix.dtype) for matrix in self.matrices.values()}
+        if told is not None and held - {told}:
+            raise StatisticsError(
+                f"these second moments say that they are {told} and hold {', '.join(sorted(held))}; the file was changed. "
+                "Collect them again."
+            )
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with the provenance in its header.
@@ -148,6 +173,7 @@ def collect_moments(
     dtype: torch.dtype,
     fingerprint: str,
     progress: bool = True,
+    group: Group = ALONE,
 ) -> SecondMoments:
     """Collect the second moments of all edited layers in one pass over the text.
 
@@ -160,6 +186,7 @@ def collect_moments(
         dtype: Type of the result; sums are kept in float64 whatever it is.
         fingerprint: The model's weights fingerprint, kept as provenance.
         progress: Show a progress bar.
+        group: Processes that share the passes over the text; all of them read it.
 
     Returns:
         The statistics, with provenance.
@@ -175,27 +202,34 @@ def collect_moments(
     digest = hashlib.sha256()
     tokens = 0
     total = max_tokens if max_tokens is not None else max_documents
-    with progress_bar("second moments", total, progress) as bar, torch.no_grad(), as_found(em.model):
-        for rows in _passes(em, locator, texts, max_documents, max_tokens, digest):
+    with progress_bar("second moments", total, progress and group.main) as bar, torch.no_grad(), as_found(em.model):
+        for number, rows in enumerate(_passes(em, locator, texts, max_documents, max_tokens, digest)):
             tokens += sum(len(row.ids) for row in rows)
-            _accumulate(em, locator, rows, sums)
+            if number % group.size == group.rank:
+                _accumulate(em, locator, rows, sums)
             bar.advance(bar.task_ids[0], sum(len(row.ids) for row in rows) if max_tokens is not None else len(rows))
     if tokens == 0:
         raise StatisticsError(
             "the text for second moments is empty; set mom2_dataset to a dataset, a file or a list of strings with text in it."
         )
     # One after another, in place: a sum takes gigabytes at the width of a large model.
-    matrices = {layer: sums.pop(layer).div_(tokens).to(dtype) for layer in em.layers}
+    matrices = {layer: group.total(sums.pop(layer)).div_(tokens).to(dtype) for layer in em.layers}
     for layer, matrix in matrices.items():
         if not bool(torch.isfinite(matrix).all()):
             raise NonFiniteError(f"second moments of layer {layer} overflowed; load the model in bfloat16 or float32.")
     provenance = {
         "model": fingerprint,
+        "weights": _name(em.dtype),
+        "module": em.paths.rewrite,
         "tokenizer": tokenizer_fingerprint(locator.tok),
         "text": digest.hexdigest(),
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": _name(dtype),
     }
     return SecondMoments(matrices, tokens, provenance)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _passes(

@@ -14,6 +14,7 @@ from nas_plugin.locate.npz import read_npz
 from nas_plugin.locate.sequences import Locator
 from nas_plugin.locate.texts import texts_of
 from nas_plugin.model.editable import EditableModel
+from nas_plugin.parallel import ALONE, Group
 from nas_plugin.reading import file_name, is_file_name
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ def moments_for(
     *,
     texts: Sequence[str] | None = None,
     progress: bool = True,
+    group: Group = ALONE,
 ) -> SecondMoments:
     """Return the second moments of all edited layers: from disk if they are there, else collected and stored.
 
@@ -43,6 +45,7 @@ def moments_for(
         fingerprint: The model's weights fingerprint.
         texts: Text to use instead of `mom2_dataset`; never stored.
         progress: Show a progress bar.
+        group: Processes that share the work; the first one writes the file.
 
     Returns:
         The statistics, checked against the model.
@@ -50,7 +53,9 @@ def moments_for(
     path = None if texts is not None or hparams.stats_dir is None else moments_path(em, hparams, fingerprint)
     moments = None
     if path is not None:
-        moments = SecondMoments.load(path) if path.exists() else _from_npz(em, hparams)
+        # Files may be on some machines of a launch only; all read them, or none.
+        moments = SecondMoments.load(path) if group.all(path.exists()) else _from_npz(em, hparams)
+        moments = moments if group.all(moments is not None) else None
     if moments is None:
         logger.info("collecting second moments of layers %s over %s", list(em.layers), hparams.mom2_dataset)
         moments = collect_moments(
@@ -62,11 +67,13 @@ def moments_for(
             dtype=_DTYPES[hparams.mom2_dtype],
             fingerprint=fingerprint,
             progress=progress,
+            group=group,
         )
-        if path is not None:
+        if path is not None and group.main:
             moments.save(path)
             logger.info("second moments stored in %s", path)
-    moments.check(em, fingerprint)
+        group.wait()
+    moments.check(em, fingerprint, locator.tok)
     return moments
 
 
@@ -91,7 +98,9 @@ def statistics_folder(em: EditableModel, hparams: Any, fingerprint: str) -> Path
 
 def moments_path(em: EditableModel, hparams: Any, fingerprint: str) -> Path:
     """Return this package's file of second moments for exactly these weights; see `statistics_folder`."""
-    dataset = file_name(Path(str(hparams.mom2_dataset)).name)
+    # The folder of a pattern: its last part is the same for many.
+    parts = Path(str(hparams.mom2_dataset)).parts[-2 if "*" in str(hparams.mom2_dataset) else -1 :]
+    dataset = file_name("-".join(parts))
     tokens = f"t{hparams.mom2_n_tokens}" if hparams.mom2_n_tokens is not None else f"d{hparams.mom2_n_samples}"
     layers = "-".join(map(str, em.layers))
     # Of a large model all layers have a hundred names, which make too long a one.

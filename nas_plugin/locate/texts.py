@@ -1,8 +1,9 @@
-"""Text for second moments: strings, local files, or a Hugging Face dataset by name."""
+"""Text for second moments: strings, local files, shards of them, or a Hugging Face dataset by name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ _KNOWN = {
     "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
 }
 DEMO = "demo"
+# What `datasets` calls the files that it streams, by their suffix.
+_KINDS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
+_PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 
 def texts_of(source: str | Path | Sequence[str]) -> Iterator[str]:
@@ -23,7 +27,9 @@ def texts_of(source: str | Path | Sequence[str]) -> Iterator[str]:
 
     Args:
         source: A list of strings; a path to `.txt` (one document per line), `.json` (a list of strings or of objects with
-            "text") or `.jsonl`; "demo" for the embedded world; "wikipedia", "wikitext" or any Hugging Face dataset name.
+            "text") or `.jsonl`; a folder of such files or of `.parquet`, or a pattern as "shards/*.jsonl.gz", streamed through
+            `datasets`, shard after shard in the order of their names; "demo" for the embedded world; "wikipedia", "wikitext" or
+            any Hugging Face dataset name, also "name:configuration", streamed too.
 
     Yields:
         Non-empty documents.
@@ -37,6 +43,8 @@ def texts_of(source: str | Path | Sequence[str]) -> Iterator[str]:
         from nas_plugin.demo.world import World
 
         documents = iter(World().moment_texts())
+    elif is_sharded(str(source)):
+        documents = _from_shards(str(source))
     elif Path(source).suffix in (".txt", ".json", ".jsonl"):
         documents = _from_file(Path(source))
     else:
@@ -73,18 +81,47 @@ def _from_file(path: Path) -> Iterator[Any]:
     return iter(documents)
 
 
+def is_sharded(source: str) -> bool:
+    """Tell whether text lies in several files, or in one that only `datasets` reads."""
+    path = Path(source)
+    return "*" in source or path.suffix in (".parquet", *_PACKED) or path.is_dir()
+
+
+def _from_shards(source: str) -> Iterator[Any]:
+    path = Path(source)
+    found = path.iterdir() if path.is_dir() else (Path(name) for name in glob(source, recursive=True))
+    shards = sorted(shard for shard in found if shard.is_file() and not shard.name.startswith("."))
+    kinds = {_KINDS.get((shard.with_suffix("") if shard.suffix in _PACKED else shard).suffix) for shard in shards}
+    if not shards or len(kinds) > 1 or None in kinds:
+        names = ", ".join(sorted({shard.suffix or shard.name for shard in shards}))[:80] or "no file"
+        raise StatisticsError(
+            f"shards of text for second moments at {source}: found {names}; expected files of one kind, .jsonl, .json, .parquet "
+            "or .txt, possibly packed (.gz)."
+        )
+    return _streamed(source, kinds.pop() or "", None, [str(shard) for shard in shards])
+
+
 def _from_hub(name: str) -> Iterator[Any]:
+    path, config = _KNOWN.get(name, (name, None))
+    if config is None:
+        path, _, named = name.partition(":")
+        config = named or None
+    return _streamed(name, path, config, None)
+
+
+def _streamed(source: str, path: str, config: str | None, files: list[str] | None) -> Iterator[Any]:
+    """Read documents as they are needed; nothing is downloaded or unpacked ahead."""
     try:
         from datasets import load_dataset
+        from datasets.exceptions import DatasetsError
     except ImportError as error:
         raise StatisticsError(
-            f"second moments over the dataset {name!r} need the datasets package: pip install 'nas-plugin[eval]', "
+            f"second moments over the dataset {source!r} need the datasets package: pip install 'nas-plugin[eval]', "
             "or set mom2_dataset to a local .txt, .json or .jsonl file."
         ) from error
-    path, config = _KNOWN.get(name, (name, None))
     try:
-        return iter(load_dataset(path, config, split="train", streaming=True))
-    except (OSError, ValueError, RuntimeError) as error:
+        yield from load_dataset(path, config, data_files=files, split="train", streaming=True)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         raise StatisticsError(
-            f"cannot load dataset {name!r}: {error}. Set mom2_dataset to a local .txt, .json or .jsonl file."
+            f"cannot load dataset {source!r}: {error!s:.300}. Set mom2_dataset to a local .txt, .json or .jsonl file."
         ) from error

@@ -23,6 +23,7 @@ from nas_plugin.locate.sequences import Locator
 from nas_plugin.model.editable import EditableModel
 from nas_plugin.model.residual import MlpNorm
 from nas_plugin.model.trace import as_found
+from nas_plugin.parallel import Group
 from nas_plugin.request import EditRequest
 from nas_plugin.solve.descent import Descent, SolverSettings
 from nas_plugin.solve.forward import (
@@ -103,6 +104,20 @@ class SolvedTargets:
         if len(kept) == len(self.loss):
             return self
         return replace(self, **{name: getattr(self, name)[list(kept)] for name in _TENSORS})
+
+    def as_in(self, group: Group) -> SolvedTargets:
+        """Return the result of the group's first process.
+
+        Args:
+            group: The processes, all of which have solved the same requests.
+
+        Returns:
+            Its result, with the rows as this process has run them.
+        """
+        if group.size == 1:
+            return self
+        first: dict[str, Any] = {name: group.from_main(getattr(self, name)) for name in _TENSORS}
+        return replace(self, **first)
 
     def refuse_not_finite(self, requests: Sequence[EditRequest]) -> None:
         """Refuse a value that is NaN or infinite.

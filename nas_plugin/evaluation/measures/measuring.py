@@ -13,6 +13,7 @@ from nas_plugin.evaluation.measures.protocols import PROTOCOLS, needed_for
 from nas_plugin.evaluation.measures.scoring import Advance, Scored, score, share_equal
 from nas_plugin.evaluation.measures.texts import TermStatistics, contains, ngram_entropy, starts_with
 from nas_plugin.evaluation.measures.writing import Opening, ends_of, write_greedily, write_sampled
+from nas_plugin.parallel import ALONE, Group
 from nas_plugin.progress import progress_bar
 
 _FORMAT = 1
@@ -62,6 +63,7 @@ def measure(
     base: Mapping[str, Any] | None = None,
     protocols: Collection[str] | None = None,
     progress: bool = False,
+    group: Group = ALONE,
 ) -> list[dict[str, float]]:
     """Measure a model on cases; nothing depends on which cases are measured together.
 
@@ -74,6 +76,7 @@ def measure(
         protocols: Metrics wanted, keys of `PROTOCOLS`; by default all. What one is made of is measured with it.
             `TEACHER_FORCED` leaves out those that make the model write, which take most of the time.
         progress: Show a progress bar.
+        group: Processes that share the cases; every one gets all metrics.
 
     Returns:
         For each case its metrics, by name; those that it has no data for are absent.
@@ -87,9 +90,14 @@ def measure(
         raise MeasureError(
             f"base has format {base.get('format')!r}, not {_FORMAT}; give what base_outputs of this version returned."
         )
-    cases = list(cases)
+    every = list(cases)
+    terms = _terms(every, base)
     needed = needed_for(PROTOCOLS if protocols is None else protocols)
-    plan = plan_of(model, tok, cases)
+    plan = plan_of(model, tok, every)
+    cases = group.mine(every)
+    if group.size > 1:
+        # What cannot be asked has been refused in all processes alike.
+        plan = plan_of(model, tok, cases)
     before = [None] * len(plan.asked) if base is None else _before(plan, cases, base)
     rows = [_rows_needed(asked, earlier, needed) for asked, earlier in zip(plan.asked, before, strict=True)]
     greedy = [any(f"{asked.template}/{kind}" in needed for kind in _GREEDY) for asked in plan.asked]
@@ -98,7 +106,7 @@ def measure(
         for case, openings in zip(cases, plan.sampled, strict=True)
     ]
     total = sum(sum(pair) for pair in rows) + sum(greedy) + sum(map(len, sampled))
-    with progress_bar("measuring", total, enabled=progress) as bar:
+    with progress_bar("measuring", total, enabled=progress and group.main) as bar:
 
         def advance(units: int) -> None:
             bar.advance(bar.task_ids[0], units)
@@ -109,14 +117,14 @@ def measure(
     answers: list[list[_Answer]] = [[] for _ in cases]
     for asked, (own, rival), earlier, text in zip(plan.asked, scored, before, texts, strict=True):
         answers[asked.case].append(_Answer(asked, own, rival, earlier, text))
-    terms = _terms(cases, base)
-    return [
+    measured = [
         _of_answers(given, needed) | _of_samples(written, case, terms, needed)
         for given, written, case in zip(answers, samples, cases, strict=True)
     ]
+    return group.gathered(measured, len(every))
 
 
-def base_outputs(model: Any, tok: Any, cases: Iterable[Case]) -> dict[str, Any]:
+def base_outputs(model: Any, tok: Any, cases: Iterable[Case], *, group: Group = ALONE) -> dict[str, Any]:
     """Ask the original model what the metrics later compare with; to be called once, for a whole stream.
 
     All prompts of the cases are checked, so that what cannot be measured is found before the first edit.
@@ -125,6 +133,7 @@ def base_outputs(model: Any, tok: Any, cases: Iterable[Case]) -> dict[str, Any]:
         model: The original model; left as it is found.
         tok: Its tokenizer; never changed.
         cases: Cases, each id once.
+        group: Processes that share the prompts; every one gets all outputs.
 
     Returns:
         Values that JSON can hold: the most probable tokens at the answers of each locality group, and the document
@@ -142,8 +151,10 @@ def base_outputs(model: Any, tok: Any, cases: Iterable[Case]) -> dict[str, Any]:
         raise MeasureError(f"case {twice!r} is there more than once; every case of a stream needs an id of its own.")
     plan = plan_of(model, tok, cases)
     chosen = [(asked, row) for asked, row in zip(plan.asked, plan.own, strict=True) if asked.part == LOCALITY]
-    for (asked, _), scored in zip(chosen, score(model, [row for _, row in chosen]), strict=True):
-        locality[cases[asked.case].id].setdefault(asked.group, []).append(list(scored.predicted))
+    mine = score(model, group.mine([row for _, row in chosen]))
+    predicted = group.gathered([list(scored.predicted) for scored in mine], len(chosen))
+    for (asked, _), ids in zip(chosen, predicted, strict=True):
+        locality[cases[asked.case].id].setdefault(asked.group, []).append(ids)
     terms = _terms(cases, None)
     return {
         "format": _FORMAT,

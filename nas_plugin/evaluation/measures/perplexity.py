@@ -9,9 +9,10 @@ from typing import Any
 from nas_plugin.errors import MeasureError
 from nas_plugin.evaluation.measures.scoring import score
 from nas_plugin.evaluation.probes import Bounds, ProbeTokens, encode
+from nas_plugin.parallel import ALONE, Group
 
 
-def perplexity(model: Any, tok: Any, texts: Iterable[str], *, window: int) -> float:
+def perplexity(model: Any, tok: Any, texts: Iterable[str], *, window: int, group: Group = ALONE) -> float:
     """Measure the perplexity of texts, every token counting alike.
 
     Each text is read on its own, in windows that overlap by half: after the first window a token is predicted from at least
@@ -22,6 +23,7 @@ def perplexity(model: Any, tok: Any, texts: Iterable[str], *, window: int) -> fl
         tok: Its tokenizer; never changed.
         texts: Texts.
         window: Length of a window in tokens.
+        group: Processes that share the windows.
 
     Returns:
         exp of the mean negative log-probability per token; infinite if that is too large for a float.
@@ -42,7 +44,8 @@ def perplexity(model: Any, tok: Any, texts: Iterable[str], *, window: int) -> fl
             rows.extend(_windows(ids, window))
     if not rows:
         raise MeasureError("no text has two tokens; perplexity needs text to predict.")
-    total = math.fsum(-value for scored in score(model, rows) for value in scored.log_probabilities)
+    mine = [list(scored.log_probabilities) for scored in score(model, group.mine(rows))]
+    total = math.fsum(-value for values in group.gathered(mine, len(rows)) for value in values)
     try:
         return math.exp(total / sum(len(row.labels) for row in rows))
     except OverflowError:

@@ -62,7 +62,7 @@ class Bench:
             self._drift = DriftProbe(writer.model, writer.tok, writer.hparams, requests, base=known)
         if base is None:
             base = {
-                **base_outputs(writer.model, writer.tok, self.cases),
+                **base_outputs(writer.model, writer.tok, self.cases, group=writer.group),
                 "drift": self._drift.base if self._drift is not None else None,
             }
         self.base = base
@@ -77,7 +77,8 @@ class Bench:
             Their metrics.
         """
         writer = self._writer
-        return measure(writer.model, writer.tok, cases, base=self.base, protocols=self._plan.measures.protocols)
+        wanted = self._plan.measures.protocols
+        return measure(writer.model, writer.tok, cases, base=self.base, protocols=wanted, group=writer.group)
 
     def checkpoint(self, edits: int, step: int, edit_seconds: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Measure everything that is due after so many edits.
@@ -113,7 +114,8 @@ class Bench:
     def _perplexity(self) -> float:
         longest = Bounds.of(self._writer.model).max_positions
         window = _WINDOW if longest is None else min(_WINDOW, longest)
-        return perplexity(self._writer.model, self._writer.tok, self._texts, window=window)
+        writer = self._writer
+        return perplexity(writer.model, writer.tok, self._texts, window=window, group=writer.group)
 
     def _capability(self) -> dict[str, dict[str, float]] | None:
         if isinstance(self._writer.model, RowByRow):

@@ -20,6 +20,7 @@ from nas_plugin.evaluation.runner.plan import Plan
 from nas_plugin.evaluation.runner.stopping import stop_requests
 from nas_plugin.evaluation.runner.tracking import check_trackers
 from nas_plugin.evaluation.streams import Stream
+from nas_plugin.parallel import Group
 from nas_plugin.progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -92,12 +93,14 @@ def compare(
     Raises:
         RunError: An entrant is there twice, or a tracker is unknown.
         PackageMissingError: A tracker's package is not installed.
+        ProcessGroupError: torchrun or accelerate launch started several processes.
         RunFolderError: There is a run in one of the folders, and `resume` is off.
         Exception: What ended the run of one of the six editors, after all others have ended and the report is drawn.
     """
     # matplotlib is imported only where something is drawn.
     from nas_plugin.evaluation.report import write_report
 
+    Group.launched().refuse("comparing editors, each in a process of its own,")
     check_trackers(trackers)
     labels = [who.label for who in entrants]
     if len(set(labels)) < len(labels):

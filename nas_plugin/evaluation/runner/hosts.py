@@ -29,6 +29,7 @@ from nas_plugin.evaluation.runner.entrants import HOSTS
 from nas_plugin.evaluation.runner.rows import RowByRow
 from nas_plugin.evaluation.runner.writers import entry
 from nas_plugin.model.fingerprint import weights_fingerprint
+from nas_plugin.parallel import ALONE
 from nas_plugin.request import EditRequest
 
 logger = logging.getLogger(__name__)
@@ -48,11 +49,13 @@ class HostWriter:
         tok: Its tokenizer; its padding side is set as EasyEdit sets it.
         hparams: None: hidden states are followed for our own editors only.
         resumable: False: EasyEdit has no state that could be saved.
+        group: A process by itself.
         anchor: None.
     """
 
     hparams = None
     resumable = False
+    group = ALONE
     anchor = None
 
     def __init__(

@@ -6,7 +6,8 @@ import logging
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,39 @@ def run_stream(
     """
     check_trackers(trackers)
     resume = resume and (folder / RUN_FILE).exists()
+    group = writer.group
+    with group.folder(folder, resume) as own, ExitStack() as stack:
+        if stop is None:
+            stop = stack.enter_context(stop_requests())
+        if advance is None:
+            bar = stack.enter_context(progress_bar(label or "edits", plan.edits, group.main))
+            advance = partial(bar.advance, bar.task_ids[0])
+        ask = stop
+        told = _Told(lambda: group.any(ask()), advance, trackers if group.main else ())
+        return _run(writer, stream, own, plan, held_out, label, resume, skip_bad, command, told)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Who is asked and told while a run goes on."""
+
+    stop: Callable[[], bool]
+    advance: Advance
+    trackers: Sequence[Any]
+
+
+def _run(
+    writer: Writer,
+    stream: Stream,
+    folder: Path,
+    plan: Plan,
+    held_out: Sequence[Case],
+    label: str | None,
+    resume: bool,
+    skip_bad: bool,
+    command: str,
+    told: _Told,
+) -> bool:
     if not resume:
         check_empty(folder)
     elif not writer.resumable:
@@ -108,15 +142,10 @@ def run_stream(
     }
     log = RunFolder.go_on(folder, header) if resume else RunFolder.start(folder, header)
     with ExitStack() as stack:
-        if stop is None:
-            stop = stack.enter_context(stop_requests())
-        if advance is None:
-            bar = stack.enter_context(progress_bar(header["label"], plan.edits))
-            advance = lambda units: bar.advance(bar.task_ids[0], units)  # noqa: E731
         try:
-            tracking = Tracking.start(trackers, folder, header)
+            tracking = Tracking.start(told.trackers, folder, header)
             stack.callback(tracking.finish)
-            done = _go(log, writer, stream, plan, held_out, stop, advance, tracking)
+            done = _go(log, writer, stream, plan, held_out, told.stop, told.advance, tracking)
         except BaseException as error:
             log.end(STOPPED, f"{type(error).__name__}: {error}")
             raise

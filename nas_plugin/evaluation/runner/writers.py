@@ -13,6 +13,7 @@ from nas_plugin.evaluation.cases import Case
 from nas_plugin.evaluation.runner.state import Measured, load_state, save_state
 from nas_plugin.hparams import NASHparams
 from nas_plugin.model.fingerprint import weights_fingerprint
+from nas_plugin.parallel import Group
 from nas_plugin.report import WRITTEN, EditReport
 from nas_plugin.session import EditSession
 
@@ -25,12 +26,14 @@ class Writer(Protocol):
         tok: Its tokenizer.
         hparams: Hyperparameters that name the edited layers; None where an editor has none.
         resumable: Whether its state can be saved.
+        group: Processes that carry out the same run and share its measuring.
     """
 
     model: Any
     tok: Any
     hparams: Any
     resumable: bool
+    group: Group
 
     @property
     def anchor(self) -> float | None:
@@ -66,6 +69,7 @@ class SessionWriter:
         tok: Its tokenizer.
         hparams: Hyperparameters.
         resumable: True.
+        group: Processes that carry out the same run, as torchrun or accelerate launch started them.
     """
 
     resumable = True
@@ -80,6 +84,7 @@ class SessionWriter:
             progress: Show progress bars while statistics and anchor are measured.
         """
         self.model, self.tok, self.hparams = model, tok, hparams
+        self.group = Group.launched()
         self._progress = progress
         self._fingerprint = weights_fingerprint(model)
         self._session: EditSession | None = None
@@ -109,7 +114,9 @@ class SessionWriter:
         """
         known = Measured.load(folder) if resume else None
         given = {} if known is None else vars(known)
-        self._session = EditSession(self.model, self.tok, self.hparams, progress=self._progress, **given)
+        self._session = EditSession(
+            self.model, self.tok, self.hparams, progress=self._progress, group=self.group, **given
+        )
         self._session.on_reject = self.hparams.on_reject or CONTINUE
         laid = self._session.prepare()
         if known is None:

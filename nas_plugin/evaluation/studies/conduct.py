@@ -24,6 +24,7 @@ from nas_plugin.evaluation.studies.shared import Advance, Setting, Study
 from nas_plugin.evaluation.studies.written import markdown
 from nas_plugin.files import write_bytes, write_json
 from nas_plugin.hparams import DEMO_MODEL
+from nas_plugin.parallel import Group
 from nas_plugin.progress import progress_bar
 
 STUDY_FILE, TABLE_FILE = "study.json", "study.md"
@@ -56,8 +57,10 @@ def conduct(
 
     Raises:
         RunError: An editor is unknown or named twice; nothing was run.
+        ProcessGroupError: torchrun or accelerate launch started several processes.
         NasPluginError: A study cannot be made as asked; the editors that were finished are on disk.
     """
+    Group.launched().refuse("a study, which has processes of its own,")
     named = {method.partition("=")[0]: method for method in methods}
     if len(named) < len(methods):
         raise RunError(f"{', '.join(methods)}: name every editor once.")
