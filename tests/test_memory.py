@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
+from nas_plugin import hparams as all_hparams
 from nas_plugin.editors import make_editors
 from nas_plugin.errors import UnknownLayerError
 from nas_plugin.hparams import NASMEMITHparams
@@ -128,6 +129,16 @@ def test_the_formula_is_not_a_constant() -> None:
     many = estimate_memory(LLAMA_3_8B, plain, batch_size=16)
     assert many.phase("solve").parts["activations"] == 16 * base.phase("solve").parts["activations"]
     assert base.peak == base.largest.bytes == max(phase.bytes for phase in base.phases)
+
+
+def test_the_table_of_the_documentation() -> None:
+    text = (Path(__file__).resolve().parents[1] / "docs" / "scale.md").read_text(encoding="utf-8")
+    for method in METHOD_NAMES:
+        row = next(line for line in text.splitlines() if line.startswith(f"| {method} | 16.1"))
+        hparams = getattr(all_hparams, f"NAS{method}Hparams").from_hparams("llama3-8b", torch_dtype="bfloat16")
+        estimate = estimate_memory(LLAMA_3_8B, hparams, edits=1000)
+        figures = [*(phase.bytes for phase in estimate.phases), estimate.host]
+        assert [cell.strip() for cell in row.split("|")[2:-1]] == [f"{figure / 1e9:.1f}" for figure in figures]
 
 
 def test_nothing_is_loaded() -> None:
