@@ -42,7 +42,7 @@ MODELS = (
 )  # fmt: skip
 NOT_DECISIVE = {
     "model_name", "stats_dir", "device", "model_parallel", "batch_size", "max_length", "fp16", "torch_dtype",
-    "nas_anchor_file", "P_loc", "mom2_n_tokens", "layer_selection", "mom2_adjustment",
+    "nas_anchor_file", "P_loc", "mom2_n_tokens", "mom2_tokens_per_dim", "layer_selection", "mom2_adjustment",
     "on_conflict", "on_reject", "norm_alarm", "on_norm_alarm", "keep_dir", "snapshot_every",
 }  # fmt: skip
 

@@ -74,6 +74,7 @@ class NASHparams:
     mom2_dataset: str = "demo"
     mom2_n_samples: int = 100_000
     mom2_n_tokens: int | None = None
+    mom2_tokens_per_dim: int | None = None
     mom2_dtype: str = "float32"
     # Module templates.
     rewrite_module_tmp: str | None = None
@@ -193,6 +194,9 @@ class NASHparams:
         decisive = {key: _portable(value) for key, value in self.to_dict().items() if key not in _NOT_IN_DIGEST}
         if not self.use_nas:
             decisive = {key: value for key, value in decisive.items() if not key.startswith("nas_")}
+        if self.mom2_tokens_per_dim is None:
+            # Digests of files that do not say it are as before there was such a key.
+            del decisive["mom2_tokens_per_dim"]
         decisive["method"] = self.method
         return decisive
 

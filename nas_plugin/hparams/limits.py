@@ -19,6 +19,7 @@ _LOWER_BOUNDS: dict[str, tuple[float, bool]] = {
     "mom2_update_weight": (0, False),
     "mom2_n_samples": (1, True),
     "mom2_n_tokens": (1, True),
+    "mom2_tokens_per_dim": (1, True),
     "nas_n_pilots": (1, True),
     "nas_seed": (0, True),
     "nas_skip_factor": (0, False),
@@ -67,6 +68,8 @@ def check_values(hparams: Any) -> None:
         value = getattr(hparams, key, None)
         if value is not None and value not in choices:
             raise HparamsError(f"{key}: must be {' or '.join(map(repr, choices))}, got {value!r}.")
+    if hparams.mom2_n_tokens is not None and hparams.mom2_tokens_per_dim is not None:
+        raise HparamsError("mom2_n_tokens and mom2_tokens_per_dim both say how many tokens; set one of them to null.")
     _check_layers(hparams)
     _check_modules(hparams)
     if hparams.fp16 and hparams.torch_dtype not in (None, "float16"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nas_plugin.errors import HparamsError
 from nas_plugin.hparams.files import put, refuse_existing
-from nas_plugin.hparams.render import EDIT_BEHIND_NORM, METHODS, Recipe, early_layers, render
+from nas_plugin.hparams.render import EDIT_BEHIND_NORM, METHODS, TOKENS_PER_DIM, Recipe, early_layers, render
 
 _LONGEST_NAME = 100
 
@@ -55,7 +55,8 @@ def new_hparams(
         raise HparamsError(f"layers {list(chosen)}: {model} has blocks 0 to {found.blocks - 1}.")
     path = Path(model)
     model_name = str(path.parent) if path.suffix == ".json" else model
-    recipe = Recipe(model_name, found.blocks, chosen, found.modules, EDIT_BEHIND_NORM if found.mlp_norm else {})
+    edit = EDIT_BEHIND_NORM if found.mlp_norm else {}
+    recipe = Recipe(model_name, found.blocks, chosen, found.modules, edit, TOKENS_PER_DIM)
     source = [
         f"{'layers by depth' if layers is None else 'layers as asked for'}, numbers of Llama 3 8B"
         + (" but clamp and learning rate, which are ROME's: a norm stands behind the MLP." if found.mlp_norm else "."),

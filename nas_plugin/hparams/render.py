@@ -54,6 +54,10 @@ _OWN: dict[str, dict[str, Any]] = {
 _AT_MOST_LAYERS, _BLOCKS_OF_LLAMA = 5, 32
 
 
+TOKENS_PER_DIM = 32
+"""Tokens of text for each dimension of a key, in files made for new models: minutes of measuring (docs/scale.md)."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a file for a model says, whatever the method.
@@ -64,6 +68,7 @@ class Recipe:
         layers: Edited ones.
         modules: `rewrite_module_tmp`, `layer_module_tmp`, `mlp_module_tmp`, `attn_module_tmp`, `ln_f_module`, `lm_head_module`.
         edit: Numbers that replace those of `EDIT` and of the method.
+        tokens_per_dim: `mom2_tokens_per_dim`; None leaves it at `mom2_n_samples` documents, as published files mean it.
     """
 
     model_name: str
@@ -71,6 +76,7 @@ class Recipe:
     layers: Sequence[int]
     modules: Mapping[str, str]
     edit: Mapping[str, Any] = field(default_factory=dict)
+    tokens_per_dim: int | None = None
 
 
 def early_layers(blocks: int) -> list[int]:
@@ -115,6 +121,7 @@ def render(recipe: Recipe, method: str, mark: str, source: Sequence[str]) -> str
     lines += _pairs({"mom2_adjustment": True, "mom2_update_weight": values["mom2_update_weight"]})
     lines += [*_pairs({key: values[key] for key in own}), ""]
     lines += _pairs({"mom2_dataset": "wikipedia", "mom2_n_samples": 100000, "mom2_dtype": values["mom2_dtype"]})
+    lines += [] if recipe.tokens_per_dim is None else _pairs({"mom2_tokens_per_dim": recipe.tokens_per_dim})
     lines += ["", *_pairs(recipe.modules), ""]
     lines += _pairs({"use_nas": True, "nas_mode": "paper", "nas_n_pilots": 100, "nas_pilots": "builtin", "nas_seed": 0})
     lines += _pairs({"nas_skip_factor": None, "context_seed": 0})

@@ -63,7 +63,7 @@ def moments_for(
             locator,
             texts_of(texts if texts is not None else hparams.mom2_dataset),
             max_documents=hparams.mom2_n_samples,
-            max_tokens=hparams.mom2_n_tokens,
+            max_tokens=tokens_wanted(em, hparams),
             dtype=_DTYPES[hparams.mom2_dtype],
             fingerprint=fingerprint,
             progress=progress,
@@ -75,6 +75,22 @@ def moments_for(
         group.wait()
     moments.check(em, fingerprint, locator.tok)
     return moments
+
+
+def tokens_wanted(em: EditableModel, hparams: Any) -> int | None:
+    """Return after how many tokens of text to stop, None for no limit but `mom2_n_samples` documents.
+
+    Args:
+        em: The model.
+        hparams: Hyperparameters with `mom2_n_tokens` and `mom2_tokens_per_dim`, one of them None.
+
+    Returns:
+        The number; of several widths the largest decides.
+    """
+    if hparams.mom2_tokens_per_dim is None:
+        tokens: int | None = hparams.mom2_n_tokens
+        return tokens
+    return int(hparams.mom2_tokens_per_dim) * max(em.matrix(layer).shape[1] for layer in em.layers)
 
 
 def _model_name(em: EditableModel) -> str:
@@ -101,7 +117,8 @@ def moments_path(em: EditableModel, hparams: Any, fingerprint: str) -> Path:
     # The folder of a pattern: its last part is the same for many.
     parts = Path(str(hparams.mom2_dataset)).parts[-2 if "*" in str(hparams.mom2_dataset) else -1 :]
     dataset = file_name("-".join(parts))
-    tokens = f"t{hparams.mom2_n_tokens}" if hparams.mom2_n_tokens is not None else f"d{hparams.mom2_n_samples}"
+    wanted = tokens_wanted(em, hparams)
+    tokens = f"t{wanted}" if wanted is not None else f"d{hparams.mom2_n_samples}"
     layers = "-".join(map(str, em.layers))
     # Of a large model all layers have a hundred names, which make too long a one.
     name = file_name(f"{dataset}-{tokens}-{hparams.mom2_dtype}-layers{layers}")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from nas_plugin.errors import NonFiniteError, StatisticsError
+from nas_plugin.errors import HparamsError, NonFiniteError, StatisticsError
 from nas_plugin.locate.moments import SecondMoments
-from nas_plugin.locate.stored import moments_for, read_npz
+from nas_plugin.locate.stored import moments_for, moments_path, read_npz
 from nas_plugin.locate.texts import texts_of
 from nas_plugin.session import EditSession
 from tests.conftest import build_model, build_requests, build_tokenizer
@@ -171,3 +171,14 @@ def test_no_text_and_missing_file_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.safetensors").write_bytes(b"\x80\x04pickle")
     with pytest.raises(StatisticsError, match="cannot read"):
         SecondMoments.load(tmp_path / "bad.safetensors")
+
+
+def test_tokens_for_each_dimension_of_a_key(tmp_path: Path) -> None:
+    session = session_of(mom2_tokens_per_dim=2, stats_dir=str(tmp_path))
+    assert collected(session).tokens == 2 * 48
+    assert "t96" in moments_path(session.em, session.hparams, session.fingerprint).name
+    with pytest.raises(HparamsError, match="both say how many tokens"):
+        session_of(mom2_tokens_per_dim=2, mom2_n_tokens=37)
+    # A file that does not say it is what it was.
+    assert tiny_hparams("MEMIT").digest() == tiny_hparams("MEMIT", mom2_tokens_per_dim=None).digest()
+    assert tiny_hparams("MEMIT").digest() != tiny_hparams("MEMIT", mom2_tokens_per_dim=2).digest()

@@ -183,6 +183,58 @@ def undo(
     _conduct(Undo(edits, undone, seeds), (model, stream, hparams, settings, skip_bad), method, out, workers)
 
 
+@app.command()
+def tokens(
+    method: Methods = None,
+    model: Model = None,
+    stream: Stream = "demo",
+    hparams: Hparams = "nas-demo",
+    settings: Set = None,
+    skip_bad: SkipBad = False,
+    per_dim: Annotated[
+        list[float] | None,
+        typer.Option(min=0.01, help="Tokens for each dimension of a key; may be given several times."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of samples, with seeds 0, 1, ...")] = 3,
+    edits: Edits = 50,
+    out: Out = None,
+    workers: Workers = None,
+) -> None:
+    """Edit with second moments over fewer and more tokens of the text.
+
+    Example: nas-edit study tokens --method MEMIT --edits 20 --seeds 2 --per-dim 1 --per-dim 8
+    """
+    from nas_plugin.evaluation.studies.tokens import Tokens
+
+    sizes = tuple(sorted(set(per_dim))) if per_dim else Tokens.per_dim
+    _conduct(Tokens(sizes, seeds, edits), (model, stream, hparams, settings, skip_bad), method, out, workers)
+
+
+@app.command()
+def precision(
+    method: Methods = None,
+    model: Model = None,
+    stream: Stream = "demo",
+    hparams: Hparams = "nas-demo",
+    settings: Set = None,
+    skip_bad: SkipBad = False,
+    edits: Edits = 200,
+    dtype: Annotated[
+        list[str] | None, typer.Option(help="float32, bfloat16, float16; may be given several times; all by default.")
+    ] = None,
+    out: Out = None,
+    workers: Workers = None,
+) -> None:
+    """Go through a stream in several number types, with float32 masters and without.
+
+    Example: nas-edit study precision --method MEMIT --edits 20 --dtype bfloat16
+    """
+    from nas_plugin.evaluation.studies.precision import Precision
+
+    types = tuple(dtype) if dtype else Precision.dtypes
+    _conduct(Precision(edits, types), (model, stream, hparams, settings, skip_bad), method, out, workers)
+
+
 def _conduct(
     study: Study,
     on: tuple[str | None, str, str, list[str] | None, bool],
