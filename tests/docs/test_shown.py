@@ -5,13 +5,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
+import struct
 import subprocess
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from nas_plugin.evaluation.report import write_report
 from tests.docs.pages import ROOT
+from tests.evaluation.fake_runs import write_comparison
 
 EXAMPLES = {
     "edit_in_easyedit": r"10 of 10 edits succeed",
@@ -36,8 +40,8 @@ def python(arguments: list[str], folder: Path, environment: dict[str, str]) -> s
     return done.stdout
 
 
-def executing() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("execute", ROOT / "docs" / "notebooks" / "execute.py")
+def script(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "docs" / path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -82,7 +86,7 @@ def test_a_notebook_is_executed_again(name: str, tmp_path: Path, environment: di
 def test_a_notebook_that_is_shown_has_no_fault(name: str) -> None:
     import nbformat
 
-    module = executing()
+    module = script("notebooks/execute.py")
     notebook = nbformat.read(ROOT / "docs" / "notebooks" / f"{name}.ipynb", as_version=4)
     assert module.faults(notebook) == []
     cell = next(cell for cell in notebook.cells if cell.get("outputs"))
@@ -94,7 +98,18 @@ def test_pictures_are_drawn_again(tmp_path: Path, environment: dict[str, str]) -
     few = ["--edits", "4", "--pilots", "4", "--out", str(tmp_path)]
     python([str(ROOT / "docs" / "pictures" / "draw.py"), *few], tmp_path, environment)
     pictures = {path.name for path in (ROOT / "docs" / "pictures").glob("*.png")}
-    assert {path.name for path in tmp_path.glob("*.png")} == pictures
+    assert {path.name for path in tmp_path.glob("*.png")} == pictures - {"report.png"}
+
+
+def test_a_report_is_photographed(tmp_path: Path) -> None:
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if shutil.which("chromium") is None:
+        pytest.skip("no chromium on the PATH")
+    folders = write_comparison(tmp_path)
+    script("pictures/report.py").photograph(write_report(folders, tmp_path / "report.html"), tmp_path / "report.png")
+    width, height = struct.unpack(">II", (tmp_path / "report.png").read_bytes()[16:24])
+    shown = (ROOT / "docs" / "pictures" / "report.png").read_bytes()
+    assert (width, height) == struct.unpack(">II", shown[16:24])
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.png")), ids=lambda path: path.stem)
