@@ -63,9 +63,10 @@ def assert_close(estimated: int, measured: int) -> None:
 
 @pytest.mark.parametrize(("family", "dtype"), [("llama", "bfloat16"), ("gpt2", "float32")])
 def test_statistics(family: str, dtype: str, tmp_path: Path) -> None:
+    others = live_bytes()  # of tests before this one in the process
     session, letters = session_of(family, "MEMIT", dtype), random.Random(0)
     texts = ["".join(letters.choice("abcdefghij klmnop,.") for _ in range(300)) for _ in range(20)]
-    held = live_bytes()
+    held = live_bytes() - others
 
     def collect() -> SecondMoments:
         return moments_for(
@@ -86,6 +87,7 @@ def test_an_edit_of_another_build_and_type(tmp_path: Path) -> None:
 
 
 def check_edit(family: str, method: str, dtype: str, folder: Path) -> None:
+    others = live_bytes()
     session = session_of(family, method, dtype)
     width = session.em.matrix(LAYERS[0]).shape[1]
     generator = torch.Generator().manual_seed(0)
@@ -97,7 +99,7 @@ def check_edit(family: str, method: str, dtype: str, folder: Path) -> None:
     }
     del basis
     session._given = replace(session._given, moments=SecondMoments(moments))
-    held, host = live_bytes(), estimate_for(session).host
+    held, host = live_bytes() - others, estimate_for(session).host
     above, _ = peak_above(lambda: make_editors(session.hparams, moments, session.weights.base, None), folder)
     # On the CPU priors that are carried come on top; those of all layers but the last when the last is made.
     assert_close(estimate_for(session).phase("prior").bytes + host * 2 // 3, held + above)
@@ -107,11 +109,11 @@ def check_edit(family: str, method: str, dtype: str, folder: Path) -> None:
     for number in range(0, 6, 2):
         session.edit(requests[number : number + 2])
     todo, solver = requests[6:], session.solver()
-    held = live_bytes()
+    held = live_bytes() - others
     above, solved = peak_above(lambda: solver.solve(as_requests(todo), keep_rows=True), folder)
     assert_close(estimate_for(session).phase("solve").bytes + host, held + above)
     solver.solve = lambda *_, **__: solved
-    held = live_bytes()
+    held = live_bytes() - others
     above, _ = peak_above(lambda: session.edit(todo), folder)
     assert_close(estimate_for(session).phase("write").bytes + host, held + above)
 

@@ -17,7 +17,8 @@ from nas_plugin.model.editable import EditableModel
 # Loaded whole, to compare its weights with what is kept for it.
 _SMALL = 50_000_000
 _TEXT_FILES = (".txt", ".json", ".jsonl")
-_UNLOADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError)
+# AttributeError: what transformers 4.57 raises for some tokenizers whose files are missing.
+_UNLOADABLE = (AttributeError, OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError)
 
 
 def files(name: str, model: str | None, settings: Mapping[str, Any]) -> Iterator[Finding]:
