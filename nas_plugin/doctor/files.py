@@ -17,8 +17,7 @@ from nas_plugin.model.editable import EditableModel
 # Loaded whole, to compare its weights with what is kept for it.
 _SMALL = 50_000_000
 _TEXT_FILES = (".txt", ".json", ".jsonl")
-# AttributeError: what transformers 4.57 raises for some tokenizers whose files are missing.
-_UNLOADABLE = (AttributeError, OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError)
+_UNLOADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError)
 
 
 def files(name: str, model: str | None, settings: Mapping[str, Any]) -> Iterator[Finding]:
@@ -75,6 +74,9 @@ def _config(hparams: NASHparams) -> tuple[Any, Finding]:
     local = Path(name).expanduser()
     if not local.exists() and (name.startswith((".", "/", "~", "\\")) or name.count("/") > 1):
         return None, problem("model", f"there is no folder {name}", "Correct model_name, or give --model.")
+    if local.is_dir() and _here(name, "config.json") is None:
+        # Transformers 4.57 would guess a family from the folder's name.
+        return None, problem("model", f"{name} holds no config.json", "Give the folder that save_pretrained wrote.")
     try:
         config = AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)
     except _UNLOADABLE as error:
