@@ -169,9 +169,10 @@ class _Sizes:
 
     def of_text(self) -> int:
         """Bytes of a pass over text: inside an MLP, or at its last matrix, whose input is picked out and widened."""
+        # Beside it the embeddings, the residual stream before and after attention, what attention gave, and the norm.
         inside = self.d * self.s * (3 if self.gated else 4)
         widened = self.d * (self.s + self.c + (self.s if self.s != self.c else 0))
-        return TOKENS_PER_PASS * (max(inside, widened) + 3 * self.hidden * self.s) + self.d**2 * self.c
+        return TOKENS_PER_PASS * (max(inside, widened) + 5 * self.hidden * self.s) + self.d**2 * self.c
 
     def of_solving(self, requests: int, lengths: Lengths) -> int:
         """Bytes of the graph of one evaluation of the objective, and of the keys and values that it reads."""

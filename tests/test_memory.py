@@ -65,7 +65,8 @@ def assert_close(estimated: int, measured: int) -> None:
 def test_statistics(family: str, dtype: str, tmp_path: Path) -> None:
     others = live_bytes()  # of tests before this one in the process
     session, letters = session_of(family, "MEMIT", dtype), random.Random(0)
-    texts = ["".join(letters.choice("abcdefghij klmnop,.") for _ in range(300)) for _ in range(20)]
+    # Short documents, so that a pass over them holds hardly more than it may and little padding.
+    texts = ["".join(letters.choice("abcdefghij klmnop,.") for _ in range(60)) for _ in range(100)]
     held = live_bytes() - others
 
     def collect() -> SecondMoments:
