@@ -87,13 +87,17 @@ def statistics_ahead(session: EditSession, *, spectrum: bool | None = None) -> K
     path = moments_path(em, hparams, session.fingerprint)
     folder = statistics_folder(em, hparams, session.fingerprint)
     there = path.exists()
-    moments = moments_for(em, session.locator, hparams, session.fingerprint, progress=session.progress)
+    moments = moments_for(
+        em, session.locator, hparams, session.fingerprint, progress=session.progress, group=session.group
+    )
     measured = not there and path.exists()
     name = METHODS[hparams.method].prior_name(hparams)
     priors = {layer: prior_path(folder, layer, name, moments.matrices[layer]) for layer in em.layers}
     with progress_bar("priors", len(priors), session.progress) as bar:
         for layer in em.layers:
-            make_editors(hparams, moments.matrices, {layer: session.weights.base[layer]}, folder)
+            make_editors(
+                hparams, moments.matrices, {layer: session.weights.base[layer]}, folder, keep=session.group.main
+            )
             bar.advance(bar.task_ids[0])
     wanted = measured if spectrum is None else spectrum
     spectra = _spectra(session, moments.matrices) if wanted else {}
@@ -120,9 +124,17 @@ def anchor_ahead(session: EditSession) -> KeptAnchor:
         )
     _check_unedited(session, measuring=given.anchor is None)
     em, locator = session.em, session.locator
-    contexts = contexts_for(em, locator, hparams, given)
+    contexts = contexts_for(em, locator, hparams, given, session.group)
     return anchor_for(
-        em, locator, hparams, session.fingerprint, contexts, given, edited=session.edited, progress=session.progress
+        em,
+        locator,
+        hparams,
+        session.fingerprint,
+        contexts,
+        given,
+        edited=session.edited,
+        progress=session.progress,
+        group=session.group,
     )
 
 

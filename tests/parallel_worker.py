@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from nas_plugin.ahead import statistics_ahead
 from nas_plugin.errors import ProcessGroupError
 from nas_plugin.evaluation.measures import base_outputs, measure, perplexity
 from nas_plugin.session import EditSession
@@ -38,12 +39,15 @@ def come_to(session: EditSession) -> dict[str, Any]:
     """What a session measures, writes and is measured to have written."""
     model, tok, group, asked = session.model, session.tok, session.group, cases()
     before = base_outputs(model, tok, asked, group=group)
+    ahead = statistics_ahead(session, spectrum=False)
     laid = session.prepare()
     session.edit(build_requests(2))
     session.edit(build_requests(5)[2:])
     return {
         "size": group.size,
         "kept": session.keeper is not None,
+        "measured": ahead.measured,
+        "priors": [path.exists() for path in ahead.priors.values()],
         "contexts": laid.contexts.flat,
         "tokens": laid.moments.tokens,
         "text": laid.moments.provenance["text"],

@@ -59,7 +59,7 @@ def close(left: Any, right: Any) -> bool:
 def test_two_processes_come_to_what_one_does(outcome: Any) -> None:
     (first, _), one, _ = outcome
     assert first["size"] == 2 and one["size"] == 1
-    for name in ("contexts", "tokens", "text", "base"):
+    for name in ("contexts", "tokens", "text", "base", "measured"):
         assert first[name] == one[name], name
     for name in ("anchor", "edited", "perplexity"):
         assert close(first[name], one[name]), name

@@ -36,7 +36,10 @@ def stats(
     # Here and below, so that `nas-edit --help` does not wait for torch.
     from nas_plugin.ahead import statistics_ahead
 
-    kept = statistics_ahead(_session(hparams, model, set), spectrum=spectrum)
+    session = _session(hparams, model, set)
+    kept = statistics_ahead(session, spectrum=spectrum)
+    if not session.group.main:
+        return
     moments = kept.moments
     spectra = {
         str(layer): {"condition": found.condition, "largest": found.largest, "smallest": found.smallest}
@@ -82,7 +85,10 @@ def anchor(
 
     from nas_plugin.ahead import anchor_ahead
 
-    kept = anchor_ahead(_session(hparams, model, set))
+    session = _session(hparams, model, set)
+    kept = anchor_ahead(session)
+    if not session.group.main:
+        return
     found = kept.anchor
     told = {"measured": kept.measured, "file": None if kept.path is None else str(kept.path), **asdict(found)}
     if as_json:

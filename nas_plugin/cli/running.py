@@ -28,7 +28,6 @@ def run(
     from nas_plugin.evaluation.runner import SessionWriter, run_stream
     from nas_plugin.evaluation.runner.load import load_hparams, load_model, model_name
     from nas_plugin.evaluation.runner.tracking import check_trackers
-    from nas_plugin.parallel import Group
 
     check_trackers(options.trackers)
 
@@ -36,9 +35,6 @@ def run(
     loaded = load_hparams(hparams, {**named, **options.settings})
     written, held_out = options.stream(stream)
     plan = options.plan(len(written.cases))
-    group = Group.launched()
-    if loaded.device is None and group.device is not None:
-        loaded.device = str(group.device)
     writer = SessionWriter(*load_model(loaded), loaded)
     finished = run_stream(
         writer,
@@ -51,7 +47,7 @@ def run(
         command=command_line(),
         trackers=options.trackers,
     )
-    if not group.main:
+    if not writer.group.main:
         return
     console = Console()
     if not finished:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -83,7 +84,13 @@ def load_model(hparams: NASHparams) -> tuple[Any, Any]:
     from huggingface_hub.errors import HFValidationError
 
     from nas_plugin.easyedit.prepare import for_editor
+    from nas_plugin.parallel import Group
 
+    launched = Group.launched().device
+    if hparams.device is None and launched is not None:
+        # Of several accelerators each process of a launch has its own.
+        hparams = copy.copy(hparams)
+        hparams.device = str(launched)
     try:
         ready = for_editor(hparams, is_wheel=False)
     except (OSError, HFValidationError) as error:
