@@ -19,9 +19,9 @@ def answers() -> list[str]:
 
 before = answers()
 with tempfile.TemporaryDirectory() as folder:
-    session = EditSession(model, tok, NASAlphaEditHparams(), keep=folder, progress=False)
-    reports = [session.edit(edit.to_request()) for edit in edits]
-    print("before any edit: ", before)
-    print("after three:     ", answers())
-    session.undo(reports[1].edits[0].id)
-    print("second undone:   ", answers())
+    with EditSession(model, tok, NASAlphaEditHparams(), keep=folder, progress=False) as session:
+        reports = [session.edit(edit.to_request()) for edit in edits]
+        print("before any edit: ", before)
+        print("after three:     ", answers())
+        session.undo(reports[1].edits[0].id)
+        print("second undone:   ", answers())

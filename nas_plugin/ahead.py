@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from nas_plugin.anchoring import KeptAnchor, anchor_for
 from nas_plugin.editors import make_editors, prior_path
 from nas_plugin.errors import AnchorError, EditedModelError, StatisticsError
-from nas_plugin.foundation import KeptAnchor, anchor_for, contexts_for
+from nas_plugin.foundation import contexts_for
 from nas_plugin.locate.moments import SecondMoments
 from nas_plugin.locate.stored import moments_for, moments_path, statistics_folder
 from nas_plugin.progress import progress_bar

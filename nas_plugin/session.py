@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,7 @@ from nas_plugin.editors import make_editors
 from nas_plugin.errors import EditedModelError
 from nas_plugin.following import follow
 from nas_plugin.foundation import Foundation, Given, lay_foundation
-from nas_plugin.history import TAKEN_BACK, History
 from nas_plugin.keep import Keeper, undo
-from nas_plugin.keep.digests import weights_digest
 from nas_plugin.keep.edits import save_edits
 from nas_plugin.keep.ledger import REVERT, ROLLBACK
 from nas_plugin.keep.resume import resume
@@ -34,16 +31,18 @@ from nas_plugin.report import StepReport
 from nas_plugin.request import EditRequest, as_requests
 from nas_plugin.solve.descent import SolverSettings
 from nas_plugin.solve.target import SolvedTargets, TargetSolver
+from nas_plugin.standing import Standing
 from nas_plugin.stepping import carry_out
-from nas_plugin.weights import EditedWeights
-from nas_plugin.write import METHODS, LayerEditor
+from nas_plugin.write import METHODS
 
 
-class EditSession:
+class EditSession(Standing):
     """Edits a model in place, one step after another; **this changes the model it is given**.
 
     Two sessions share nothing. A session notices when its edited weights were changed by somebody else: put back as before the
     last step, its state goes back too; put back as before the first, it starts afresh; anything else resets it with a warning.
+
+    One that is kept is best used in a `with` statement, whose end saves what the last snapshot lacks.
     """
 
     def __init__(
@@ -82,28 +81,34 @@ class EditSession:
         """
         self.model, self.tok, self.hparams = model, tok, hparams
         self.group = Group.launched() if group is None else group
-        self.em = EditableModel(model, hparams)
+        super().__init__(EditableModel(model, hparams))
         self.locator = Locator(tok, self.em.max_positions, self.em.vocab_size)
-        self.weights = EditedWeights(self.em)
         self.fingerprint = weights_fingerprint(model)
-        self.steps = 0
-        self.history = History()
         self.on_reject: str = hparams.on_reject or STOP
-        self.editors: dict[int, LayerEditor] = {}
         folder = keep if keep is not None else hparams.keep_dir
         self.keeper = None if folder is None or not self.group.main else Keeper(Path(folder), hparams.snapshot_every)
-        self._given = Given.of(contexts, moments, anchor, pilots)
+        self.given = Given.of(contexts, moments, anchor, pilots)
         self.edited = edited
         self.progress = progress
         self._foundation: Foundation | None = None
         self._targets: TargetSolver | None = None
-        self._snapshots: Mapping[int, dict[str, Any]] | None = None
-        self._last_ids: tuple[str, ...] = ()
 
-    @property
-    def parameter_names(self) -> tuple[str, ...]:
-        """Names of the parameters this session changes."""
-        return tuple(self.em.parameter_names.values())
+    def __enter__(self) -> EditSession:
+        """Return the session."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the session, after an error too: a step that failed has changed nothing."""
+        self.close()
+
+    def close(self) -> None:
+        """Save what the newest snapshot in the folder lacks, if one is kept; the session can be used on.
+
+        Without it the edits since that snapshot are carried out again when the folder is next used, which takes their time and
+        the same bits of arithmetic: machine, versions, number of threads.
+        """
+        if self.keeper is not None and self.keeper.unsaved:
+            self.keeper.snapshot(self)
 
     @property
     def anchor(self) -> Anchor | None:
@@ -141,7 +146,7 @@ class EditSession:
             self.locator,
             self.hparams,
             self.fingerprint,
-            self._given,
+            self.given,
             edited=self.edited,
             progress=self.progress,
             group=self.group,
@@ -152,11 +157,6 @@ class EditSession:
         )
         self._foundation = foundation
         return foundation
-
-    @property
-    def given(self) -> Given:
-        """What need not be measured."""
-        return self._given
 
     def check_unedited(self) -> None:
         """Refuse to measure on a model that is not what it was when the session began, or is built as no editor can use.
@@ -172,16 +172,6 @@ class EditSession:
             )
         if not self.em.paths.known:
             try_out(self.em)
-
-    def take_measured(self, contexts: ContextTemplates, anchor: Anchor | None) -> None:
-        """Use measurements of an earlier session where none were given; what is prepared already stays.
-
-        Args:
-            contexts: Context templates.
-            anchor: The anchor.
-        """
-        given = self._given
-        self._given = replace(given, contexts=given.contexts or contexts, anchor=given.anchor or anchor)
 
     def edit(self, requests: Requests) -> StepReport:
         """Write one step: one request, or several at once.
@@ -261,11 +251,7 @@ class EditSession:
             return
         if self.keeper is not None:
             self.keeper.ledger.put([{"event": ROLLBACK, "step": self.history.steps}])
-        self.restore(self._snapshots)
-        self._snapshots = None
-        self.weights.roll_back()
-        self.steps -= 1
-        self.history.take_back(self._last_ids, TAKEN_BACK)
+        self.take_back()
 
     def revert(self) -> None:
         """Go back to before the first edit: weights, bit for bit, and state."""
@@ -277,29 +263,6 @@ class EditSession:
     def save_edits(self, path: str | Path) -> None:
         """Write the edited parameters, and nothing else, to a safetensors file that `nas_plugin.load_edits` reads."""
         save_edits(self, path)
-
-    def state_of_weights(self) -> str:
-        """Say what somebody did to the edited weights since the last write; see `EditedWeights.state`."""
-        return self.weights.state()
-
-    def weights_before(self) -> dict[str, Tensor]:
-        """Return the edited parameters as before the last step, on the CPU, by name."""
-        return self.weights.stored_before()
-
-    def norm_ratio(self) -> dict[int, float]:
-        """Return |W| / |W0| by layer."""
-        return self.weights.norm_ratios()
-
-    def weights_digest(self, served: Mapping[int, Tensor] | None = None) -> str:
-        """Hash the edited parameters of the model, every element.
-
-        Args:
-            served: Layer -> matrix; by default what the model holds.
-
-        Returns:
-            The digest.
-        """
-        return weights_digest(self.weights.stored_parameters(served))
 
     def solve(self, requests: Requests) -> SolvedTargets:
         """Solve values on the current weights without writing anything.
@@ -331,38 +294,3 @@ class EditSession:
     def _check_tokens(self, request: EditRequest) -> None:
         """Tokenise once before any model call, so that what cannot be tokenised changes nothing."""
         self.locator.sequence(request, "{}", self.locator.target_ids(request)[:-1])
-
-    def restart(self, base: Mapping[int, Tensor] | None) -> None:
-        """Forget all edits and begin afresh; the ledger is not told.
-
-        Args:
-            base: Layer -> matrix to begin from; None puts the unedited ones back.
-        """
-        self.weights.restart(base)
-        self.editors = {layer: editor.afresh(self.weights.master[layer]) for layer, editor in self.editors.items()}
-        self.steps = 0
-        self.history.clear()
-        self.forget_rollback()
-
-    def forget_rollback(self) -> None:
-        """Make the present the earliest point to go back to."""
-        self._snapshots, self._last_ids = None, ()
-
-    def done(self, snapshots: Mapping[int, dict[str, Any]], ids: Sequence[str]) -> None:
-        """Count a step that was written.
-
-        Args:
-            snapshots: State of the editors before it.
-            ids: Its edits.
-        """
-        self._snapshots, self._last_ids = snapshots, tuple(ids)
-        self.steps += 1
-
-    def restore(self, snapshots: Mapping[int, dict[str, Any]]) -> None:
-        """Put the editors back.
-
-        Args:
-            snapshots: Layer -> what `LayerEditor.snapshot` returned.
-        """
-        for layer, snapshot in snapshots.items():
-            self.editors[layer].restore(snapshot)

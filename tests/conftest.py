@@ -29,6 +29,8 @@ from transformers import (
 )
 
 torch.set_num_threads(1)
+# Processes that tests start compute the same bits as the tests.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 SUBJECTS = ["Danielle Darrieux", "Marie Curie", "Lyon", "Thomas Joannes Stieltjes", "Alien Front Online", "Steve Jobs"]
 TARGETS = ["English", "Polish", "Manila", "Dutch", "Sega", "Madrid"]

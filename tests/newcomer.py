@@ -93,9 +93,9 @@ def edit(kept: str, count: str) -> None:
 
     model, tok = load_demo()
     save_file(_logits(model, tok), "before.safetensors")
-    session = EditSession(model, tok, NASAlphaEditHparams.from_hparams("mine.yaml"), keep=kept)
-    for case in load_stream("demo", limit=int(count)).cases:
-        session.edit(list(case.requests))
+    with EditSession(model, tok, NASAlphaEditHparams.from_hparams("mine.yaml"), keep=kept) as session:
+        for case in load_stream("demo", limit=int(count)).cases:
+            session.edit(list(case.requests))
     save_file(_logits(model, tok), f"{kept}.safetensors")
     sys.stdout.write(f"{count} edits\n")
 

@@ -75,7 +75,7 @@ def test_paper_anchor_is_the_raw_mean_of_the_attached_editors_own_solves() -> No
         session.tok,
         session.hparams,
         contexts=TEMPLATES,
-        moments=session._given.moments,
+        moments=session.given.moments,
         pilots=pilots,
         progress=False,
     )

@@ -99,7 +99,7 @@ def check_edit(family: str, method: str, dtype: str, folder: Path) -> None:
         for layer in LAYERS
     }
     del basis
-    session._given = replace(session._given, moments=SecondMoments(moments))
+    session.given = replace(session.given, moments=SecondMoments(moments))
     held, host = live_bytes() - others, estimate_for(session).host
     above, _ = peak_above(lambda: make_editors(session.hparams, moments, session.weights.base, None), folder)
     # On the CPU priors that are carried come on top; those of all layers but the last when the last is made.

@@ -8,9 +8,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from nas_plugin.anchor import Anchor
+from nas_plugin.anchoring import anchor_digest
 from nas_plugin.doctor.finding import Finding, ok, problem, warning
 from nas_plugin.errors import NasPluginError
-from nas_plugin.foundation import anchor_digest
 from nas_plugin.hparams import DEMO_MODEL, NASHparams
 from nas_plugin.locate.sequences import Locator
 from nas_plugin.locate.stored import moments_path

@@ -26,6 +26,7 @@ from nas_plugin.keep.reopen import write_hparams
 from nas_plugin.keep.replay import rolled_back_next
 from nas_plugin.keep.state import DAMAGED, packed, unpack
 from nas_plugin.locate.contexts import ContextTemplates
+from nas_plugin.locate.moments import SecondMoments
 from nas_plugin.writing import Factors
 
 if TYPE_CHECKING:
@@ -34,10 +35,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 StepFactors = dict[int, Factors]
+MOMENTS_FILE = "moments.safetensors"
 
 
 class Keeper:
-    """One session's folder: `ledger.jsonl`, `snapshots/`, `factors/`, `hparams.yaml`.
+    """One session's folder: `ledger.jsonl`, `snapshots/`, `factors/`, `hparams.yaml`, `moments.safetensors`.
 
     Attributes:
         folder: The folder.
@@ -58,6 +60,12 @@ class Keeper:
         self._recent: dict[int, StepFactors] = {}
         self._parts: dict[str, dict[str, Any]] = {}
         self._since = 0
+        self._saved = 1
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether there are edits that no snapshot has, all of them carried out on the weights at hand."""
+        return self._saved < self.ledger.cursor == len(self.ledger.lines)
 
     def begin(self, session: EditSession) -> None:
         """Write the first line, or compare it with that of the session that is gone on with.
@@ -75,6 +83,9 @@ class Keeper:
             )
         if self.ledger.cursor == 0:
             write_hparams(session, self.folder)
+            if session.hparams.stats_dir is None:
+                # Measured again, with another number of threads say, they would differ in their last bits and be refused.
+                session.foundation.moments.save(self.folder / MOMENTS_FILE)
             self.ledger.put([{**_subject(session), **_measured(session)}])
 
     def check(self, session: EditSession) -> None:
@@ -108,15 +119,22 @@ class Keeper:
                     f"{str(value)[:80]}. Give the same, or another folder."
                 )
 
-    def measured(self) -> tuple[ContextTemplates, Anchor | None]:
-        """Return the contexts and the anchor that the ledger begins with: they need not be measured again.
+    def measured(self) -> tuple[ContextTemplates, Anchor | None, SecondMoments | None]:
+        """Return what need not be measured again: contexts and anchor that the ledger begins with, and second moments.
+
+        The moments are None where `stats_dir` has them, or in a folder of an earlier version.
 
         Raises:
             NasPluginError: They are none.
         """
         first, where = self.ledger.lines[0], str(self.ledger.path)
         anchor = None if first["anchor"] is None else Anchor.from_values(first["anchor"], where)
-        return ContextTemplates.from_values(first["contexts"], where), anchor
+        moments = self.folder / MOMENTS_FILE
+        return (
+            ContextTemplates.from_values(first["contexts"], where),
+            anchor,
+            SecondMoments.load(moments) if moments.exists() else None,
+        )
 
     def factors(self, step: int, factors: StepFactors) -> None:
         """Note what a step wrote."""
@@ -160,6 +178,7 @@ class Keeper:
         snapshots.write_snapshot(
             self.folder / "snapshots", f"lines-{self.ledger.cursor + ahead:09d}", tensors | drawn, manifest
         )
+        self._saved = self.ledger.cursor + ahead
 
     def load(self, session: EditSession) -> int:
         """Bring a session to its latest usable snapshot.
@@ -190,6 +209,7 @@ class Keeper:
             except DAMAGED as error:
                 logger.warning("%s lacks %s; an earlier one is used", path, str(error)[:200])
             else:
+                self._saved = max(lines, 1)
                 return lines
         self._parts = {}
         return 0

@@ -43,7 +43,7 @@ def resume(session: EditSession, stream: Sequence[EditRequest] | None) -> int:
     if not ledger.lines:
         return 0
     keeper.check_subject(session)
-    session.take_measured(*keeper.measured())
+    session.given = session.given.completed(*keeper.measured())
     session.prepare()
     keeper.check(session)
     # All lines, before the first is carried out.

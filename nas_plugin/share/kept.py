@@ -121,7 +121,7 @@ def _of_ledger(folder: Path, model: Any) -> Source:
         raise ExportError(
             f"{folder} has no snapshot of the weights that its ledger ends with (line {len(log.ledger.lines)}): the last edits "
             "were made after it. Hand export_edits the session that nas_plugin.keep.reopen.reopen gives, as nas-edit export "
-            "does; or call session.snapshot() after the last edit."
+            "does; or close the session after its last edit (session.close())."
         )
     anchor = first["anchor"]
     about = LoadedEdits(

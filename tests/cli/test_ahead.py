@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from nas_plugin import foundation
+from nas_plugin import anchoring
 from nas_plugin.ahead import anchor_ahead, statistics_ahead
 from nas_plugin.anchor import Anchor
 from nas_plugin.errors import AnchorError, EditedModelError, StatisticsError
@@ -49,7 +49,7 @@ def test_a_session_measures_nothing_that_was_measured_ahead(
     statistics_ahead(session_of(method, settings))
     anchor_ahead(session_of(method, settings))
     monkeypatch.setattr(stored, "collect_moments", refuse)
-    monkeypatch.setattr(foundation, "measure_anchor", refuse)
+    monkeypatch.setattr(anchoring, "measure_anchor", refuse)
     monkeypatch.setattr("nas_plugin.editors._made", refuse)
     session = session_of(method, settings)
     session.edit(build_requests(2))

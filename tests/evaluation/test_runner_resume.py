@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from nas_plugin.demo import load_demo
-from nas_plugin.errors import ResumeError, RunFolderError
+from nas_plugin.errors import ResumeError, RunError, RunFolderError
 from nas_plugin.evaluation.logs import read_run
 from nas_plugin.evaluation.runner import Measures, SessionWriter, run_stream
 from nas_plugin.evaluation.runner.folder import RunFolder
 from nas_plugin.evaluation.runner.state import load_state, save_state
 from nas_plugin.session import EditSession
+from nas_plugin.share.kept import holds_its_end
 from nas_plugin.write.gain import Gain
 from tests.conftest import build_requests
 from tests.evaluation.runner_support import (
@@ -56,6 +57,19 @@ def test_resumed_as_if_never_stopped(method: str, use_nas: bool, tmp_path: Path)
     assert done and read_run(split).status == "done"
     assert same_weights(expected, resumed)
     assert log_of(split) == log_of(whole)
+
+
+def test_a_run_whose_session_is_kept(tmp_path: Path) -> None:
+    values = {"keep_dir": str(tmp_path / "kept")}
+    run_small(tmp_path / "run", values=values, stop=count_down(6))
+    assert not holds_its_end(tmp_path / "kept"), "stopped two edits after a checkpoint"
+    before = (tmp_path / "kept" / "ledger.jsonl").read_bytes()
+    with pytest.raises(RunError, match=r"\(keep_dir\) may be further"):
+        run_small(tmp_path / "run", values=values, resume=True)
+    assert (tmp_path / "kept" / "ledger.jsonl").read_bytes() == before
+    values = {"keep_dir": str(tmp_path / "other")}
+    run_small(tmp_path / "whole", values=values)
+    assert holds_its_end(tmp_path / "other")
 
 
 def long_session(method: str, family: str) -> EditSession:

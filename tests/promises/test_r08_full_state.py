@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from nas_plugin.errors import ResumeError
+from nas_plugin.errors import RequestError, ResumeError
 from nas_plugin.keep.snapshots import names
+from nas_plugin.locate.moments import SecondMoments
 from nas_plugin.session import EditSession
 from tests.conftest import build_model, build_tokenizer
 from tests.promises.keeping import kept, same_state, stream
-from tests.support import METHOD_NAMES, moments, tiny_hparams
+from tests.support import METHOD_NAMES, TEMPLATES, moments, tiny_hparams
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
@@ -108,8 +110,69 @@ def test_contexts_and_anchor_are_taken_from_the_ledger(tmp_path: Path, monkeypat
         pytest.fail("it was measured again")
 
     monkeypatch.setattr("nas_plugin.foundation.generate_contexts", never)
-    monkeypatch.setattr("nas_plugin.foundation.measure_anchor", never)
+    monkeypatch.setattr("nas_plugin.anchoring.measure_anchor", never)
     second = session()
     assert second.resume() == 3
     assert second.foundation.contexts == first.foundation.contexts and second.anchor == first.anchor
     assert same_state(first, second)
+
+
+def test_moments_lie_in_the_folder_where_no_statistics_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def session(**settings: object) -> EditSession:
+        hparams = tiny_hparams("MEMIT", layers=[0], v_num_grad_steps=3, use_nas=False, mom2_n_tokens=None, **settings)
+        hparams.mom2_dataset = [request["prompt"].format(request["subject"]) for request in stream(36)]
+        return EditSession(
+            build_model("gpt2"), build_tokenizer(), hparams, contexts=TEMPLATES, progress=False, keep=tmp_path / "kept"
+        )
+
+    first = session()
+    for request in stream(3):
+        first.edit(request)
+    measure = "nas_plugin.foundation.moments_for"
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, lambda *_, **__: pytest.fail("they were measured again"))
+        second = session()
+        assert second.resume() == 3 and same_state(first, second)
+    path = tmp_path / "kept" / "moments.safetensors"
+    kept_moments = SecondMoments.load(path)
+    changed = {layer: matrix * (1 + 1e-6) for layer, matrix in kept_moments.matrices.items()}
+    replace(kept_moments, matrices=changed).save(path)
+    with pytest.raises(ResumeError, match="another moments"):
+        session().resume()
+    path.unlink()
+    assert session().resume() == 3, "a folder of an earlier version has none: the same bits on the same machine"
+
+
+def test_statistics_on_disk_are_not_written_twice(tmp_path: Path) -> None:
+    session = kept(tmp_path / "kept", stats_dir=str(tmp_path / "stats"))
+    session.edit(stream(1))
+    assert not (tmp_path / "kept" / "moments.safetensors").exists()
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_a_closed_session_has_nothing_to_do_again(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with kept(tmp_path, method) as session:
+        for request in stream(5):
+            session.edit(request)
+    monkeypatch.setattr("nas_plugin.keep.resume._carry_out_next", lambda *_: pytest.fail("nothing is to be done again"))
+    with kept(tmp_path, method) as resumed:
+        assert resumed.resume() == 5 and same_state(session, resumed)
+    assert len(names(tmp_path / "snapshots")) == 1, "nothing had changed"
+
+
+def test_a_session_is_closed_after_an_error_too(tmp_path: Path) -> None:
+    with pytest.raises(RequestError), kept(tmp_path) as session:
+        session.edit(stream(1))
+        session.edit({"prompt": "", "subject": "", "target_new": ""})
+    assert names(tmp_path / "snapshots") == ["lines-000000002"]
+
+
+def test_closing_saves_nothing_of_another_session(tmp_path: Path) -> None:
+    kept(tmp_path).edit(stream(2))
+    with pytest.raises(ResumeError, match="call resume"), kept(tmp_path) as session:
+        session.edit(stream(3)[2])
+    with kept(tmp_path / "new") as session:
+        session.prepare()
+    with kept(None) as session:
+        session.edit(stream(1))
+    assert not (tmp_path / "snapshots").exists() and not (tmp_path / "new").exists()

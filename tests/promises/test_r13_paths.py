@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas_plugin.anchoring import _anchor_path
 from nas_plugin.editors import prior_path
 from nas_plugin.errors import HparamsError, NasPluginError, RunError, RunFolderError
 from nas_plugin.evaluation.runner.compare import Job, _report_unavailable
@@ -22,7 +23,6 @@ from nas_plugin.evaluation.runner.entrants import HOSTS, Entrant, all_ours, entr
 from nas_plugin.evaluation.runner.folder import RunFolder
 from nas_plugin.evaluation.runner.plan import plan_run
 from nas_plugin.evaluation.streams import load_stream
-from nas_plugin.foundation import _anchor_path
 from nas_plugin.hparams import NASMEMITHparams
 from nas_plugin.locate import stored
 from nas_plugin.reading import file_name, is_file_name
@@ -196,7 +196,7 @@ def test_a_session_of_a_model_with_a_hostile_name_keeps_its_files_in_the_folder(
     text.write_text("\n".join(str(request) for request in build_requests(20)))
     session = tiny_session("llama", "MEMIT", stats_dir=str(stats), mom2_dataset=str(text), nas_n_pilots=2)
     session.model.config._name_or_path = "../../../../escaped/.."
-    session._given = dataclasses.replace(session._given, moments=None)
+    session.given = dataclasses.replace(session.given, moments=None)
     session.edit(build_requests(1))
     written = [path for path in tmp_path.rglob("*") if path.is_file() and path != text]
     assert len(written) >= 3 and all(path.is_relative_to(stats) for path in written)

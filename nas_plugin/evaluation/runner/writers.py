@@ -111,7 +111,15 @@ class SessionWriter:
         Args:
             folder: Where they are kept.
             resume: Take them from there.
+
+        Raises:
+            RunError: The run is to go on and its session is kept: the ledger may be further than the run's last checkpoint.
         """
+        if resume and self.hparams.keep_dir is not None:
+            raise RunError(
+                f"a run goes on from its last checkpoint, and the ledger in {self.hparams.keep_dir} (keep_dir) may be further; "
+                "run again with new folders for both, or go on with the kept session in Python (EditSession.resume)."
+            )
         known = Measured.load(folder) if resume else None
         given = {} if known is None else vars(known)
         self._session = EditSession(
@@ -179,8 +187,9 @@ class SessionWriter:
         return {"layers": layers, "total": self.session.weights.total_ratio()}
 
     def save(self, manifest: Path) -> None:
-        """Save the session's state; see `save_state`."""
+        """Save the session's state; see `save_state`. A folder that it is kept in gets a snapshot, too."""
         save_state(self.session, manifest)
+        self.session.close()
 
     def load(self, manifest: Path) -> None:
         """Load the session's state; see `load_state`."""
