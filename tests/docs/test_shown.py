@@ -8,12 +8,14 @@ import re
 import shutil
 import struct
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from nas_plugin.evaluation.report import write_report
+from nas_plugin.hparams.base import NASHparams
 from tests.docs.pages import ROOT
 from tests.evaluation.fake_runs import write_comparison
 
@@ -46,6 +48,12 @@ def script(path: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_every_hyperparameter_is_explained() -> None:
+    page = (ROOT / "docs" / "api" / "hparams.md").read_text(encoding="utf-8")
+    explained = re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in page.splitlines() if row.startswith("| `")))
+    assert sorted(explained) == sorted(field.name for field in fields(NASHparams))
 
 
 def test_every_example_is_here_and_in_the_list() -> None:
