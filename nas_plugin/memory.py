@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from nas_plugin.errors import UnknownLayerError
-from nas_plugin.locate.moments import TOKENS_PER_PASS
+from nas_plugin.locate.collecting import TOKENS_PER_PASS
 from nas_plugin.model.architectures import Architecture, architecture_of, text_config
 from nas_plugin.solve.target import REQUESTS_PER_BATCH
 from nas_plugin.write import METHODS

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nas_plugin.errors import NonFiniteError
-from nas_plugin.locate.moments import collect_moments
+from nas_plugin.locate.collecting import collect_moments
 from nas_plugin.session import EditSession
 from tests.conftest import build_model, build_requests
 from tests.support import TEXT, tiny_session

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,20 +19,13 @@ from torch import Tensor
 
 from nas_plugin.errors import NonFiniteError, StatisticsError
 from nas_plugin.files import read_tensors, write_tensors
-from nas_plugin.locate.sequences import Locator, TokenSequence, pad
 from nas_plugin.model.editable import EditableModel
-from nas_plugin.model.trace import as_found, forward_until
-from nas_plugin.parallel import ALONE, Group
-from nas_plugin.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = "nas-plugin-second-moments-1"
 _LAYER, _COUNT = re.compile(r"layer\.(0|[1-9][0-9]{0,8})"), re.compile(r"[0-9]{1,18}")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# Longer documents are cut: a model's full context costs memory without adding to the estimate (EasyEdit issue 470).
-_MAX_LENGTH = 1024
-TOKENS_PER_PASS = 4096
 # By key of the provenance, in the order in which they are compared.
 _OF_ANOTHER = {
     "tokenizer": "another tokenizer (vocabulary {}, this one {})",
@@ -92,7 +85,7 @@ class SecondMoments:
 
     def _check_origin(self, em: EditableModel, fingerprint: str, tok: Any) -> None:
         """Compare what the statistics say of themselves with the model at hand."""
-        here = {"weights": _name(em.dtype), "module": em.paths.rewrite, "model": fingerprint}
+        here = {"weights": dtype_name(em.dtype), "module": em.paths.rewrite, "model": fingerprint}
         if tok is not None and "tokenizer" in self.provenance:
             here["tokenizer"] = tokenizer_fingerprint(tok)
         for key, wrong in _OF_ANOTHER.items():
@@ -103,7 +96,7 @@ class SecondMoments:
                     f"these second moments are of {wrong.format(*shown)}; collect them again on this model before its first edit."
                 )
         told = self.provenance.get("dtype")
-        held = {_name(matrix.dtype) for matrix in self.matrices.values()}
+        held = {dtype_name(matrix.dtype) for matrix in self.matrices.values()}
         if told is not None and held - {told}:
             raise StatisticsError(
                 f"these second moments say that they are {told} and hold {', '.join(sorted(held))}; the file was changed. "
@@ -163,113 +156,6 @@ def tokenizer_fingerprint(tok: Any) -> str:
     return hashlib.sha256(vocabulary.encode()).hexdigest()
 
 
-def collect_moments(
-    em: EditableModel,
-    locator: Locator,
-    texts: Iterable[str],
-    *,
-    max_documents: int,
-    max_tokens: int | None,
-    dtype: torch.dtype,
-    fingerprint: str,
-    progress: bool = True,
-    group: Group = ALONE,
-) -> SecondMoments:
-    """Collect the second moments of all edited layers in one pass over the text.
-
-    Args:
-        em: The model, unedited.
-        locator: Tokenises the documents.
-        texts: Documents.
-        max_documents: Stop after so many documents.
-        max_tokens: Stop after so many tokens; None for no limit.
-        dtype: Type of the result; sums are kept in float64 whatever it is.
-        fingerprint: The model's weights fingerprint, kept as provenance.
-        progress: Show a progress bar.
-        group: Processes that share the passes over the text; all of them read it.
-
-    Returns:
-        The statistics, with provenance.
-
-    Raises:
-        StatisticsError: There is no text.
-        NonFiniteError: An activation is not finite.
-    """
-    sums = {
-        layer: torch.zeros(em.matrix(layer).shape[1:] * 2, dtype=torch.float64, device=em.weight(layer).device)
-        for layer in em.layers
-    }
-    digest = hashlib.sha256()
-    tokens = 0
-    total = max_tokens if max_tokens is not None else max_documents
-    with progress_bar("second moments", total, progress and group.main) as bar, torch.no_grad(), as_found(em.model):
-        for number, rows in enumerate(_passes(em, locator, texts, max_documents, max_tokens, digest)):
-            tokens += sum(len(row.ids) for row in rows)
-            if number % group.size == group.rank:
-                _accumulate(em, locator, rows, sums)
-            bar.advance(bar.task_ids[0], sum(len(row.ids) for row in rows) if max_tokens is not None else len(rows))
-    if tokens == 0:
-        raise StatisticsError(
-            "the text for second moments is empty; set mom2_dataset to a dataset, a file or a list of strings with text in it."
-        )
-    # One after another, in place: a sum takes gigabytes at the width of a large model.
-    matrices = {layer: group.total(sums.pop(layer)).div_(tokens).to(dtype) for layer in em.layers}
-    for layer, matrix in matrices.items():
-        if not bool(torch.isfinite(matrix).all()):
-            raise NonFiniteError(f"second moments of layer {layer} overflowed; load the model in bfloat16 or float32.")
-    provenance = {
-        "model": fingerprint,
-        "weights": _name(em.dtype),
-        "module": em.paths.rewrite,
-        "tokenizer": tokenizer_fingerprint(locator.tok),
-        "text": digest.hexdigest(),
-        "dtype": _name(dtype),
-    }
-    return SecondMoments(matrices, tokens, provenance)
-
-
-def _name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return a number type's name, as "float32"."""
     return str(dtype).removeprefix("torch.")
-
-
-def _passes(
-    em: EditableModel, locator: Locator, texts: Iterable[str], max_documents: int, max_tokens: int | None, digest: Any
-) -> Iterator[list[TokenSequence]]:
-    """Group documents into passes of bounded size, cutting the last one to the token limit."""
-    length = min(_MAX_LENGTH, em.max_positions)
-    left = max_tokens if max_tokens is not None else 1 << 62
-    rows: list[TokenSequence] = []
-    for number, text in enumerate(texts):
-        if number >= max_documents or left <= 0:
-            break
-        ids = locator.tok(text, truncation=True, max_length=length, verbose=False)["input_ids"][:left]
-        if not ids:
-            continue
-        digest.update(text.encode())
-        left -= len(ids)
-        rows.append(TokenSequence(tuple(ids), 0, len(ids)))
-        if sum(len(row.ids) for row in rows) >= TOKENS_PER_PASS:
-            yield rows
-            rows = []
-    if rows:
-        yield rows
-
-
-def _accumulate(em: EditableModel, locator: Locator, rows: list[TokenSequence], sums: dict[int, Tensor]) -> None:
-    batch = pad(rows, locator.pad_id, em.input_device)
-    mask = batch.attention_mask.bool()
-
-    def add_to(layer: int) -> Callable[[Tensor], None]:
-        def add(states: Tensor) -> None:
-            keys = states[mask.to(states.device)].to(em.compute_dtype)
-            sums[layer].add_(keys.T @ keys)
-
-        return add
-
-    forward_until(
-        em.model,
-        batch.input_ids,
-        batch.attention_mask,
-        em.rewrite[em.layers[-1]],
-        inputs={em.rewrite[layer]: add_to(layer) for layer in em.layers},
-    )

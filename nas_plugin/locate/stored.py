@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nas_plugin.locate.moments import SecondMoments, collect_moments
+from nas_plugin.locate.collecting import collect_moments
+from nas_plugin.locate.kept_sums import KeptSums, OtherTextError
+from nas_plugin.locate.moments import SecondMoments
 from nas_plugin.locate.npz import read_npz
 from nas_plugin.locate.sequences import Locator
 from nas_plugin.locate.texts import texts_of
@@ -36,7 +39,7 @@ def moments_for(
 
     Looked up under `stats_dir`, in this order: this package's file for exactly these weights; an `.npz` of ROME, MEMIT or
     EasyEdit under the model's name (which says nothing about its weights, hence a warning). Without `stats_dir` nothing is
-    read or written.
+    read or written. With it a pass over the text that was interrupted goes on; see `KeptSums`.
 
     Args:
         em: The model, unedited.
@@ -58,21 +61,33 @@ def moments_for(
         moments = moments if group.all(moments is not None) else None
     if moments is None:
         logger.info("collecting second moments of layers %s over %s", list(em.layers), hparams.mom2_dataset)
-        moments = collect_moments(
+        kept = None if path is None else KeptSums(path.with_suffix(".sums"), group)
+        collect = partial(
+            collect_moments,
             em,
             locator,
-            texts_of(texts if texts is not None else hparams.mom2_dataset),
             max_documents=hparams.mom2_n_samples,
             max_tokens=tokens_wanted(em, hparams),
             dtype=_DTYPES[hparams.mom2_dtype],
             fingerprint=fingerprint,
             progress=progress,
             group=group,
+            kept=kept,
         )
+        source = texts if texts is not None else hparams.mom2_dataset
+        try:
+            moments = collect(texts=texts_of(source))
+        except OtherTextError:
+            logger.warning("the text is not the one that an interrupted pass began with: collecting anew")
+            if kept is not None:
+                kept.remove()
+            moments = collect(texts=texts_of(source))
         if path is not None and group.main:
             moments.save(path)
             logger.info("second moments stored in %s", path)
         group.wait()
+        if kept is not None:
+            kept.remove()
     moments.check(em, fingerprint, locator.tok)
     return moments
 

@@ -18,7 +18,8 @@ from nas_plugin.errors import RunError, StatisticsError
 from nas_plugin.evaluation.report.content import Row, Table, number
 from nas_plugin.evaluation.studies.shared import Advance, Setting, Study, Trial, moments_of
 from nas_plugin.evaluation.studies.written import plus_minus
-from nas_plugin.locate.moments import SecondMoments, collect_moments
+from nas_plugin.locate.collecting import collect_moments
+from nas_plugin.locate.moments import SecondMoments
 from nas_plugin.locate.texts import texts_of
 from nas_plugin.session import EditSession
 
