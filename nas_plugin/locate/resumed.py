@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_plugin.locate.sequences import TokenSequence, pad
-from nas_plugin.model.cache import FrozenPrefix, LayerStates, attention_mask
+from nas_plugin.model.cache import FrozenPrefix, LayerStates, attention_mask, rows_of
 from nas_plugin.model.editable import EditableModel
 from nas_plugin.model.trace import forward_until, hidden_of, skipping, with_hidden
 
@@ -142,7 +142,7 @@ class SharedPrefix:
         """
         if not self.layers:
             return {}
-        return {layer: (self.layers[layer][0][columns], self.layers[layer][1][columns]) for layer in layers}
+        return rows_of({layer: self.layers[layer] for layer in layers}, columns)
 
     def rewritten(self, layer: int) -> None:
         """Run the prefixes on to another edited layer on the weights as they now are; `layers` is then what is new.

@@ -12,6 +12,23 @@ LayerStates = dict[int, tuple[Tensor, Tensor]]
 """Layer -> keys and values, each `(rows, heads, positions, d_head)`."""
 
 
+def rows_of(layers: LayerStates, rows: Tensor) -> LayerStates:
+    """Pick rows out of every layer's keys and values, wherever these lie.
+
+    Args:
+        layers: Keys and values.
+        rows: Row numbers `(k,)`; one may be taken several times.
+
+    Returns:
+        Those of the rows.
+    """
+    picked = {}
+    for layer, (keys, values) in layers.items():
+        index = rows.to(keys.device)
+        picked[layer] = keys[index], values[index]
+    return picked
+
+
 class FrozenPrefix(DynamicCache):
     """Keys and values of the tokens before those of a pass; what the pass adds is handed on and, if asked, noted.
 

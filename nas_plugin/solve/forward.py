@@ -106,14 +106,13 @@ def can_reuse_prefix(em: EditableModel, longest: int) -> bool:
         longest: Tokens of the longest row.
 
     Returns:
-        True for a known family whose attention takes an explicit mask, on one device, with no sliding window in reach.
+        True for a known family whose attention takes an explicit mask, with no sliding window in reach.
     """
     window = getattr(em.config, "sliding_window", None)
     return (
         em.paths.prefix_cache
         and getattr(em.config, "_attn_implementation", None) in _MASKED_ATTENTION
         and (window is None or longest < window)
-        and not getattr(em.model, "hf_device_map", None)
     )
 
 

@@ -105,13 +105,13 @@ class SuffixPass:
         """Return hidden states at the places, `(places, d_model)`, for a correction of each row `(k, d_model)`."""
         first = (self.entering[:, :1].to(shift.dtype) + shift[:, None]).to(self.entering.dtype)
         hidden = torch.cat([first, self.entering[:, 1:]], 1)
-        if not self.em.blocks_above_value:
-            return hidden[self.places]
         if self._calls:
             for call in self._calls:
                 hidden = hidden_of(call(hidden))
-            return hidden[self.places]
-        return self._through_model(hidden)[self.places]
+        elif self.em.blocks_above_value:
+            hidden = self._through_model(hidden)
+        rows, columns = (place.to(hidden.device) for place in self.places)
+        return hidden[rows, columns].to(shift.device)
 
     def _through_model(self, hidden: Tensor) -> Tensor:
         em, handles = self.em, []

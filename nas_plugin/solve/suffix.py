@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nas_plugin.locate.resumed import ResumedRows, SharedPrefix
 from nas_plugin.locate.sequences import PaddedBatch, TokenSequence, pad
-from nas_plugin.model.cache import FrozenPrefix, LayerStates, attention_mask
+from nas_plugin.model.cache import FrozenPrefix, LayerStates, attention_mask, rows_of
 from nas_plugin.model.editable import EditableModel
 from nas_plugin.model.trace import forward_until, hidden_of, skipping, with_hidden
 from nas_plugin.solve.passes import SuffixForward, SuffixPass, groups_of_like_length, pass_cost
@@ -78,7 +78,8 @@ class SuffixRows:
         """
         own = _OwnTokens.after(em, sequences, columns, shared, pad_id)
         found = own.up_to_value()
-        hidden = hidden_of(found["block"])
+        # Where corrections are: of a model on several devices, the one that takes token ids.
+        hidden = hidden_of(found["block"]).to(em.input_device)
         layers, before = own.above_value(found["block"])
         rows, lengths = own.rows, own.from_subject
         steps = torch.arange(max(lengths), device=hidden.device)
@@ -137,7 +138,7 @@ class SuffixRows:
             attention_mask(self.before[rows], real, entering.dtype),
             entering,
             self.template,
-            FrozenPrefix({n: (k[rows], v[rows]) for n, (k, v) in self.layers.items()}, self.before.shape[1]),
+            FrozenPrefix(rows_of(self.layers, rows), self.before.shape[1]),
             places,
         )
 
@@ -195,16 +196,22 @@ class _OwnTokens:
         return ResumedRows(self.em, self.rows.input_ids[:, :width], mask, lookup, more)
 
     def up_to_value(self) -> dict[str, Any]:
-        em, found, at_subject = self.em, dict[str, Any](), self.at_subject
+        em, found = self.em, dict[str, Any]()
+
+        def own(states: Tensor) -> Tensor:
+            """Pick each row's subject, and bring it to where the rows are."""
+            rows, places = (index.to(states.device) for index in self.at_subject)
+            return states[rows, places].to(em.input_device)
+
         with torch.no_grad():
             forward_until(
                 em.model,
                 self.rows.input_ids,
                 attention_mask(self.known, self.rows.attention_mask.bool(), em.dtype),
                 em.value_block,
-                inputs={em.rewrite[em.layers[0]]: lambda states: found.__setitem__("keys", states[at_subject])},
+                inputs={em.rewrite[em.layers[0]]: lambda states: found.__setitem__("keys", own(states))},
                 outputs={
-                    em.value_mlp: lambda output: found.__setitem__("value", hidden_of(output)[at_subject]),
+                    em.value_mlp: lambda output: found.__setitem__("value", own(hidden_of(output))),
                     em.value_block: lambda output: found.__setitem__("block", output),
                     **{b: lambda output: found.__setitem__("entering", output) for b in em.block_before_first},
                 },
