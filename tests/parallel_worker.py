@@ -14,9 +14,12 @@ import torch
 
 from nas_plugin.ahead import statistics_ahead
 from nas_plugin.errors import ProcessGroupError
-from nas_plugin.evaluation.measures import base_outputs, measure, perplexity
+from nas_plugin.evaluation.capability import PAPER, STANDARD, capabilities
+from nas_plugin.evaluation.measures import DriftProbe, base_outputs, measure, perplexity
+from nas_plugin.request import as_requests
 from nas_plugin.session import EditSession
 from tests.conftest import build_model, build_requests, build_tokenizer
+from tests.evaluation.capability_support import write_data
 from tests.support import TEXT, tiny_hparams
 from tests.test_devices import cases
 
@@ -35,13 +38,14 @@ def session_in(folder: Path, family: str) -> EditSession:
     return EditSession(build_model(family, torch.float64), build_tokenizer(), hparams, progress=False)
 
 
-def come_to(session: EditSession) -> dict[str, Any]:
-    """What a session measures, writes and is measured to have written."""
+def come_to(session: EditSession, data: Path) -> dict[str, Any]:
+    """What a session measures, writes and is measured to have written; `data` has the files of capability tasks."""
     model, tok, group, asked = session.model, session.tok, session.group, cases()
     before = base_outputs(model, tok, asked, group=group)
     ahead = statistics_ahead(session, spectrum=False)
     laid = session.prepare()
     session.edit(build_requests(2))
+    probe = DriftProbe(model, tok, session.hparams, as_requests(build_requests(5)), group=group)
     session.edit(build_requests(5)[2:])
     return {
         "size": group.size,
@@ -58,6 +62,13 @@ def come_to(session: EditSession) -> dict[str, Any]:
         "base": before,
         "metrics": measure(model, tok, asked, base=before, group=group),
         "perplexity": perplexity(model, tok, TEXT[:7], window=32, group=group),
+        "drift": [[of["pca_distance"], of["full_distance"], of["spread"]] for of in probe.measure(model).values()],
+        "capability": [
+            capabilities(
+                model, tok, ["local_sst2", "local_rte"], data_dir=data, limit=limit, protocol=protocol, group=group
+            )
+            for protocol, limit in ((STANDARD, None), (STANDARD, 1), (PAPER, None), (PAPER, 1))
+        ],
     }
 
 
@@ -85,7 +96,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     session = session_in(folder, sys.argv[2])
-    found = come_to(session)
+    found = come_to(session, write_data(folder / f"data{session.group.rank}", times=8))
     again = session_in(folder, sys.argv[2])
     found["again"] = {"anchor": again.prepare().anchor.value, "same": again.prepare().moments.matrices[0].tolist()}
     found["refusals"] = refusals(session)

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from nas_plugin.cli import app
 from nas_plugin.parallel import ALONE, Group
+from tests.evaluation.capability_support import write_data
 from tests.parallel_worker import come_to, session_in
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,7 +50,11 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], Any, P
     folder, alone = tmp_path_factory.mktemp("two"), tmp_path_factory.mktemp("one")
     launch(["-m", "tests.parallel_worker", str(folder), "llama"], folder)
     ranks = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
-    return ranks, json.loads(json.dumps(come_to(session_in(alone, "llama")))), folder
+    return (
+        ranks,
+        json.loads(json.dumps(come_to(session_in(alone, "llama"), write_data(alone / "data", times=8)))),
+        folder,
+    )
 
 
 def close(left: Any, right: Any) -> bool:
@@ -59,9 +64,9 @@ def close(left: Any, right: Any) -> bool:
 def test_two_processes_come_to_what_one_does(outcome: Any) -> None:
     (first, _), one, _ = outcome
     assert first["size"] == 2 and one["size"] == 1
-    for name in ("contexts", "tokens", "text", "base", "measured"):
+    for name in ("contexts", "tokens", "text", "base", "measured", "capability"):
         assert first[name] == one[name], name
-    for name in ("anchor", "edited", "perplexity"):
+    for name in ("anchor", "edited", "perplexity", "drift"):
         assert close(first[name], one[name]), name
     assert all(close(first["moments"][layer], one["moments"][layer]) for layer in one["moments"])
     assert [case.keys() for case in first["metrics"]] == [case.keys() for case in one["metrics"]]

@@ -9,7 +9,7 @@ import random
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from nas_plugin.errors import CapabilityError, PackageMissingError, TokenizerError
 from nas_plugin.evaluation.capability import DEFINITIONS, PAPER, capabilities, run, shipped_tasks
 from nas_plugin.evaluation.capability.scores import weighted_f1
+from nas_plugin.parallel import Group
 from tests.conftest import build_model, build_tokenizer
 from tests.evaluation.capability_support import write_data
 
@@ -307,3 +308,31 @@ def test_a_trained_model_on_the_real_files(shared_data: Path, no_network: list[A
     }
     # A model of children's stories says none of the words looked for.
     assert all(metrics["unparsable"] == 100 and metrics["f1"] == 0 for metrics in paper.values())
+
+
+class Two(Group):
+    """The first of two processes; the other one does nothing but fail where it is told to."""
+
+    def __init__(self, failures: list[bool]) -> None:
+        super().__init__(0, 2)
+        self.failures = failures
+
+    def any(self, flag: bool) -> bool:
+        return flag or bool(self.failures and self.failures.pop(0))
+
+    def mine(self, items: Sequence[Any]) -> Sequence[Any]:
+        return items
+
+    def gathered(self, values: Sequence[Any], count: int) -> list[Any]:
+        return list(values)
+
+
+def test_a_process_that_runs_out_of_memory_makes_all_try_again(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, tok = build_model("gpt2"), build_tokenizer()
+    wanted = capabilities(model, tok, SHORT, data_dir=data)
+    # Asked twice for each kind of request: has anybody failed for good, is anybody out of memory?
+    group = Two([False, True])
+    assert capabilities(model, tok, SHORT, data_dir=data, group=group) == wanted
+    assert "out of memory" in caplog.text and not group.failures
+    with pytest.raises(RuntimeError, match="another process could not answer"):
+        capabilities(model, tok, SHORT, data_dir=data, group=Two([True]))

@@ -16,6 +16,7 @@ from nas_plugin.errors import CapabilityError, PackageMissingError, TokenizerErr
 from nas_plugin.evaluation.capability.contain import quiet, unchanged_process
 from nas_plugin.evaluation.capability.suite import LIKELIHOOD, STANDARD, Suite, load_suite, shipped_tasks
 from nas_plugin.model.trace import as_found, forked_rng
+from nas_plugin.parallel import ALONE, Group
 
 LOG = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ def capabilities(
     limit: int | None = None,
     batch_size: int | str = "auto",
     protocol: str = STANDARD,
+    group: Group = ALONE,
 ) -> dict[str, dict[str, float]]:
     """Measure tasks on a model through lm-eval.
 
@@ -60,6 +62,7 @@ def capabilities(
         batch_size: Rows per pass, or "auto".
         protocol: "standard", or "paper" for the NAS paper's: records 11 to 110 of a file, 0-shot, five greedy tokens searched
             for answer words, RTE's labels inverted.
+        group: Processes that share the records; every one gets all results.
 
     Returns:
         Name -> metric -> value, a percentage where the metric is a share (`DEFINITIONS`). In the paper's protocol names begin
@@ -80,7 +83,7 @@ def capabilities(
         for guard in (quiet(), as_found(model), forked_rng(model, _SEED)):
             stack.enter_context(guard)
         suite = load_suite(names, Path(data_dir) if data_dir is not None else None, protocol, Path(scratch))
-        return _measure(model, tok, suite, limit, batch_size)
+        return _measure(model, tok, suite, limit, batch_size, group)
 
 
 def run_suite(lm: Any, suite: Suite, limit: int | None) -> dict[str, dict[str, float]]:
@@ -141,19 +144,20 @@ def _require_tokenizer(tok: Any) -> None:
 
 
 def _measure(
-    model: Any, tok: Any, suite: Suite, limit: int | None, batch_size: int | str
+    model: Any, tok: Any, suite: Suite, limit: int | None, batch_size: int | str, group: Group
 ) -> dict[str, dict[str, float]]:
     from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-    from nas_plugin.evaluation.capability.live import LiveModel
+    from nas_plugin.evaluation.capability.live import LiveModel, OutOfMemoryElsewhereError
 
     row_bytes = _LONG_PROMPT * model.get_input_embeddings().weight.shape[0] * 4
     rows = batch_size if isinstance(batch_size, int) else max(1, min(_LARGEST_BATCH, _LOGIT_BYTES // row_bytes))
     while True:
         try:
-            return run_suite(LiveModel(model, tok, rows), suite, limit)
+            return run_suite(LiveModel(model, tok, rows, group), suite, limit)
         except RuntimeError as error:
-            if batch_size != "auto" or rows == 1 or not should_reduce_batch_size(error):
+            less = isinstance(error, OutOfMemoryElsewhereError) or should_reduce_batch_size(error)
+            if batch_size != "auto" or rows == 1 or not less:
                 raise
         rows //= 2
         LOG.warning("out of memory: measuring capabilities again with %d rows at once", rows)

@@ -13,6 +13,7 @@ from nas_plugin.errors import MeasureError
 from nas_plugin.locate.sequences import Locator, TokenSequence, pad
 from nas_plugin.model.editable import EditableModel
 from nas_plugin.model.trace import as_found, forward_until, hidden_of
+from nas_plugin.parallel import ALONE, Group
 from nas_plugin.request import EditRequest
 
 _ROWS_PER_PASS = 128
@@ -71,6 +72,7 @@ class DriftProbe:
         prompts: Sequence[EditRequest],
         *,
         base: Mapping[str, Any] | None = None,
+        group: Group = ALONE,
     ) -> None:
         """Fit the axes on a model that no edit has touched, or take those of an earlier run.
 
@@ -80,6 +82,7 @@ class DriftProbe:
             hparams: Hyperparameters of any method: name the edited layers and, where needed, module paths.
             prompts: Facts that no edit is about; their targets are not used. The paper takes 1,000.
             base: `base` of an earlier probe with the same prompts, possibly read from JSON.
+            group: Processes that share the prompts, now and in `measure`; every one gets all states.
 
         Raises:
             MeasureError: Fewer than three prompts, states that are not finite, or `base` of something else.
@@ -90,7 +93,7 @@ class DriftProbe:
         em = EditableModel(model, hparams)
         locator = Locator(tok, em.max_positions, em.vocab_size)
         self._hparams = hparams
-        self._pad_id = locator.pad_id
+        self._pad_id, self._group = locator.pad_id, group
         self._sequences = [locator.sequence(prompt).up_to_subject() for prompt in prompts]
         self._planes = self._fitted(em) if base is None else self._stored(em, base)
 
@@ -120,16 +123,16 @@ class DriftProbe:
 
     def _states(self, em: EditableModel) -> dict[int, Tensor]:
         """Return by layer what its rewrite module puts out at each subject's last token, `(prompts, d)` in float64."""
-        by_length = sorted(range(len(self._sequences)), key=lambda number: len(self._sequences[number].ids))
-        parts: dict[int, list[Tensor]] = {layer: [] for layer in em.layers}
+        count = len(self._sequences)
+        mine = self._group.mine(sorted(range(count), key=lambda number: len(self._sequences[number].ids)))
+        # What other processes fill in is zero here, so that a sum puts all together.
+        whole = {layer: torch.zeros(count, em.matrix(layer).shape[0], dtype=torch.float64) for layer in em.layers}
         with torch.no_grad(), as_found(em.model):
-            for start in range(0, len(by_length), _ROWS_PER_PASS):
-                rows = [self._sequences[number] for number in by_length[start : start + _ROWS_PER_PASS]]
-                for layer, states in _read(em, rows, self._pad_id).items():
-                    parts[layer].append(states)
-        # Back from the order of length to that of the prompts.
-        places = torch.tensor(by_length).argsort()
-        return {layer: torch.cat(states)[places] for layer, states in parts.items()}
+            for start in range(0, len(mine), _ROWS_PER_PASS):
+                numbers = list(mine[start : start + _ROWS_PER_PASS])
+                for layer, states in _read(em, [self._sequences[n] for n in numbers], self._pad_id).items():
+                    whole[layer][numbers] = states
+        return {layer: self._group.total(states) for layer, states in whole.items()}
 
     def _fitted(self, em: EditableModel) -> dict[int, _Plane]:
         states = self._states(em)

@@ -59,7 +59,7 @@ class Bench:
         self._drift: DriftProbe | None = None
         if len(requests) >= _FEWEST_STATES and writer.hparams is not None:
             known = base.get("drift") if base is not None else None
-            self._drift = DriftProbe(writer.model, writer.tok, writer.hparams, requests, base=known)
+            self._drift = DriftProbe(writer.model, writer.tok, writer.hparams, requests, base=known, group=writer.group)
         if base is None:
             base = {
                 **base_outputs(writer.model, writer.tok, self.cases, group=writer.group),
@@ -132,4 +132,5 @@ class Bench:
             data_dir=wanted.tasks_data,
             limit=wanted.tasks_limit,
             protocol=wanted.tasks_protocol,
+            group=self._writer.group,
         )
