@@ -23,6 +23,7 @@ from nas_plugin.files import write_bytes
 from nas_plugin.foundation import contexts_for
 from nas_plugin.hparams import NASHparams
 from nas_plugin.hparams.limits import check_values
+from nas_plugin.locate.moments import SecondMoments
 from nas_plugin.locate.stored import moments_for
 from nas_plugin.session import EditSession
 
@@ -105,8 +106,9 @@ def tune(
 ) -> list[Trial]:
     """Try numbers out, each on the unedited model with the same short stream; the model is left unedited.
 
-    Second moments of all layers are measured once. The anchor is measured for each set of numbers, because it depends on them,
-    with at most 20 pilots; nothing is kept on disk.
+    Second moments are measured once for each band of layers, and kept in `stats_dir` if there is one, where a session with these
+    layers finds them; in memory are those of two bands at most. The anchor is measured for each set of numbers, because it
+    depends on them, with at most 20 pilots, and kept nowhere.
 
     Args:
         model: The model, unedited.
@@ -134,7 +136,6 @@ def tune(
     blocks, loss = tried.blocks, hparams.v_loss_layer
     wanted = layers if layers is not None else bands(hparams.layers, blocks)
     usable = [tuple(band) for band in wanted if loss is None or band[-1] <= loss]
-    tried.measure_moments(usable or [hparams.layers])
     for band in usable:
         tried.add(replace(hparams, layers=band))
     best = tried.best()
@@ -190,21 +191,10 @@ class _Trials:
         first = EditSession(model, tok, self._quiet(hparams), progress=False)
         self.blocks = first.em.n_layers
         self._hparams = hparams
-        self._moments: Any = None
-        self._contexts: Any = None
+        self._contexts = contexts_for(first.em, first.locator, hparams, first.given)
+        self._moments: dict[tuple[int, ...], SecondMoments] = {}
         self.trials: dict[tuple[Any, ...], Trial] = {}
         self._numbers: dict[tuple[Any, ...], NASHparams] = {}
-
-    def measure_moments(self, wanted: Sequence[Sequence[int]]) -> None:
-        """Measure second moments and contexts once for all layers that will be edited."""
-        union = tuple(sorted({layer for band in wanted for layer in band}))
-        # Plain, so that no anchor is measured; in stats_dir, so that a second call finds them.
-        plain = replace(self._hparams, layers=union, v_loss_layer=None, keep_dir=None, use_nas=False)
-        session = EditSession(self._model, self._tok, plain, progress=self._progress)
-        session.check_unedited()
-        em, locator = session.em, session.locator
-        self._contexts = contexts_for(em, locator, plain, session.given)
-        self._moments = moments_for(em, locator, plain, session.fingerprint, progress=self._progress)
 
     def best(self) -> NASHparams:
         """Return the numbers of the best trial so far."""
@@ -223,7 +213,7 @@ class _Trials:
             self._tok,
             self._quiet(hparams),
             contexts=self._contexts,
-            moments=self._moments,
+            moments=self._moments_of(hparams.layers),
             progress=self._progress,
         )
         session.on_reject = CONTINUE
@@ -235,6 +225,20 @@ class _Trials:
             session.revert()
         self.trials[key], self._numbers[key] = trial, hparams
         self._tell(trial)
+
+    def _moments_of(self, layers: tuple[int, ...]) -> SecondMoments:
+        """Return the second moments of a band; of bands before only the best one's stay, for they take gigabytes."""
+        if layers not in self._moments:
+            best = self.best().layers
+            self._moments = {band: moments for band, moments in self._moments.items() if band == best}
+            # Plain, so that no anchor is measured.
+            plain = replace(self._hparams, layers=layers, v_loss_layer=None, keep_dir=None, use_nas=False)
+            session = EditSession(self._model, self._tok, plain, progress=self._progress)
+            session.check_unedited()
+            self._moments[layers] = moments_for(
+                session.em, session.locator, plain, session.fingerprint, progress=self._progress
+            )
+        return self._moments[layers]
 
     def _write(self, session: EditSession, hparams: NASHparams) -> Trial:
         session.prepare()

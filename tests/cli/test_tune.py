@@ -112,7 +112,7 @@ def test_the_model_is_left_unedited(tried: tuple[list[Trial], list[Trial], Any, 
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 
-def test_second_moments_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_moments_are_measured_once_for_each_band(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, ...]] = []
     measure = tuning.moments_for
 
@@ -124,7 +124,34 @@ def test_second_moments_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("nas_plugin.foundation.moments_for", lambda *_, **__: 1 / 0)
     hparams = load_hparams("NAS-MEMIT/nas-demo", SETTINGS)
     tune(*load_demo(torch.float64), hparams, load_stream("demo", limit=1).cases, v_lrs=(2.5,), progress=False)
-    assert calls == [(0, 1)]
+    assert calls == [(0,), (1,)]
+
+
+def test_a_session_finds_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hparams = load_hparams("NAS-MEMIT/nas-demo", {**SETTINGS, "stats_dir": str(tmp_path)})
+    model, tok = load_demo(torch.float64)
+    best = tune(model, tok, hparams, load_stream("demo", limit=1).cases, v_lrs=(2.5,), progress=False)[0]
+    monkeypatch.setattr("nas_plugin.locate.stored.collect_moments", lambda *_, **__: pytest.fail("measured again"))
+    EditSession(model, tok, replace(hparams, layers=best.layers), progress=False).prepare()
+
+
+def test_in_memory_are_the_moments_of_the_best_band_and_the_present_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    hparams = load_hparams("NAS-MEMIT/nas-demo", SETTINGS)
+    model, tok = load_demo(torch.float64)
+    trials = tuning._Trials(model, tok, hparams, load_stream("demo", limit=1).cases, 1, lambda _: None, False)
+    held: list[set[tuple[int, ...]]] = []
+    # Only the second band of three is any good.
+    scores = {(0,): 10.0, (1,): 90.0, (0, 1): 20.0}
+
+    def write(self: Any, session: EditSession, numbers: Any) -> Trial:
+        session.prepare()
+        held.append(set(self._moments))
+        return replace(trial(scores[numbers.layers]), layers=numbers.layers)
+
+    monkeypatch.setattr(tuning._Trials, "_write", write)
+    for layers in ((0,), (1,), (0, 1), (1,)):
+        trials.add(replace(hparams, layers=layers, v_lr=1.0 + len(held)))
+    assert held == [{(0,)}, {(0,), (1,)}, {(1,), (0, 1)}, {(1,), (0, 1)}]
 
 
 def test_numbers_that_fail_lose_and_do_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
