@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from nas_plugin.interrupts import uninterrupted
 from nas_plugin.keep.ledger import FOREIGN as FOREIGN_EVENT
 from nas_plugin.weights import FOREIGN, RESET, ROLLED_BACK
 
@@ -34,8 +35,9 @@ def follow(session: EditSession) -> None:
             method,
             session.steps,
         )
-        session.restart(session.weights.current())
-        if session.keeper is not None:
-            # First the snapshot: the weights are nowhere else, and the ledger may only say what can be done again.
-            session.keeper.snapshot(session, ahead=1)
-            session.keeper.ledger.put([{"event": FOREIGN_EVENT, "weights": session.weights_digest()}])
+        with uninterrupted():
+            session.restart(session.weights.current())
+            if session.keeper is not None:
+                # First the snapshot: the weights are nowhere else, and the ledger may only say what can be done again.
+                session.keeper.snapshot(session, ahead=1)
+                session.keeper.ledger.put([{"event": FOREIGN_EVENT, "weights": session.weights_digest()}])

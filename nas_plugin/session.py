@@ -15,6 +15,7 @@ from nas_plugin.editors import make_editors
 from nas_plugin.errors import EditedModelError
 from nas_plugin.following import follow
 from nas_plugin.foundation import Foundation, Given, lay_foundation
+from nas_plugin.interrupts import uninterrupted
 from nas_plugin.keep import Keeper, undo
 from nas_plugin.keep.edits import save_edits
 from nas_plugin.keep.ledger import REVERT, ROLLBACK
@@ -107,8 +108,8 @@ class EditSession(Standing):
         Without it the edits since that snapshot are carried out again when the folder is next used, which takes their time and
         the same bits of arithmetic: machine, versions, number of threads.
         """
-        if self.keeper is not None and self.keeper.unsaved:
-            self.keeper.snapshot(self)
+        if self.keeper is not None:
+            self.keeper.save_rest(self)
 
     @property
     def anchor(self) -> Anchor | None:
@@ -249,16 +250,22 @@ class EditSession(Standing):
         """Take the last step back: weights and state, bit for bit. A second call in a row has no effect."""
         if self._snapshots is None:
             return
-        if self.keeper is not None:
-            self.keeper.ledger.put([{"event": ROLLBACK, "step": self.history.steps}])
-        self.take_back()
+        with uninterrupted():
+            if self.keeper is not None:
+                self.keeper.promise([{"event": ROLLBACK, "step": self.history.steps}])
+            self.take_back()
+            if self.keeper is not None:
+                self.keeper.fulfilled()
 
     def revert(self) -> None:
         """Go back to before the first edit: weights, bit for bit, and state."""
-        if self.keeper is not None and self._foundation is not None:
-            self.keeper.begin(self)
-            self.keeper.ledger.put([{"event": REVERT}])
-        self.restart(None)
+        with uninterrupted():
+            if self.keeper is not None and self._foundation is not None:
+                self.keeper.begin(self)
+                self.keeper.promise([{"event": REVERT}])
+            self.restart(None)
+            if self.keeper is not None:
+                self.keeper.fulfilled()
 
     def save_edits(self, path: str | Path) -> None:
         """Write the edited parameters, and nothing else, to a safetensors file that `nas_plugin.load_edits` reads."""

@@ -15,6 +15,7 @@ from nas_plugin.admission import STOP, Item
 from nas_plugin.anchor import AnchoredTargets, anchored
 from nas_plugin.errors import NonFiniteError, NormAlarmError
 from nas_plugin.history import entry_of, fact_of
+from nas_plugin.interrupts import uninterrupted
 from nas_plugin.keep.ledger import EDIT
 from nas_plugin.report import KNOWN, REJECTED, SKIPPED, WRITTEN, EditReport, StepReport
 from nas_plugin.request import EditRequest
@@ -55,13 +56,12 @@ def carry_out(session: EditSession, items: Sequence[Item], started: float) -> St
         seconds = time.perf_counter() - started
         step.agree()
         lines = step.lines(seconds)
-        if lines and session.keeper is not None:
-            # Before the weights change: what is written is in the ledger, whatever happens next.
-            session.keeper.ledger.put(lines)
     except BaseException:
         step.take_back()
         raise
-    step.commit(lines)
+    with uninterrupted():
+        step.commit(lines)
+    step.snapshot()
     return StepReport(tuple(step.report(item) for item in items), session.weights.total_ratio(), seconds, session.steps)
 
 
@@ -192,8 +192,15 @@ class _Step:
         self.columns, self.numbers, self.factors = {}, {}, {}
 
     def commit(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Make the step part of the session."""
-        session = self.session
+        """Write the ledger's lines, and make the step part of the session."""
+        session, keeper = self.session, self.session.keeper if lines else None
+        if keeper is not None:
+            try:
+                # Before the weights change: what is written is in the ledger, whatever happens next.
+                keeper.promise(lines)
+            except BaseException:
+                self.take_back()
+                raise
         entries = [entry_of(line) for line in lines]
         session.history.add(entries)
         if self.masters is not None:
@@ -202,11 +209,16 @@ class _Step:
                 self.snapshots,
                 [entry.id for entry in entries],
             )
-        if session.keeper is not None:
+        if keeper is not None:
             if self.factors:
-                session.keeper.factors(self.number, self.factors)
-            if session.keeper.due() and session.keeper.ledger.cursor == len(session.keeper.ledger.lines):
-                session.keeper.snapshot(session)
+                keeper.factors(self.number, self.factors)
+            keeper.fulfilled()
+
+    def snapshot(self) -> None:
+        """Save the session if it is time to; not while a ledger is carried out again."""
+        keeper = self.session.keeper
+        if keeper is not None and keeper.due() and keeper.ledger.cursor == len(keeper.ledger.lines):
+            keeper.snapshot(self.session)
 
     def lines(self, seconds: float) -> list[dict[str, Any]]:
         """Return the ledger's lines."""

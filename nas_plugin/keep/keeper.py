@@ -12,29 +12,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from nas_plugin.anchor import Anchor
 from nas_plugin.errors import ResumeError, SnapshotError
-from nas_plugin.history import History
 from nas_plugin.keep import snapshots
 from nas_plugin.keep.digests import weights_digest
+from nas_plugin.keep.factor_log import FactorLog, StepFactors
 from nas_plugin.keep.fitting import fitting
 from nas_plugin.keep.ledger import BEGIN, FORMAT, Ledger, plain
 from nas_plugin.keep.reopen import write_hparams
-from nas_plugin.keep.replay import rolled_back_next
+from nas_plugin.keep.replay import Replay, rolled_back_next
 from nas_plugin.keep.state import DAMAGED, packed, unpack
 from nas_plugin.locate.contexts import ContextTemplates
 from nas_plugin.locate.moments import SecondMoments
-from nas_plugin.writing import Factors
 
 if TYPE_CHECKING:
     from nas_plugin.session import EditSession
 
 logger = logging.getLogger(__name__)
 
-StepFactors = dict[int, Factors]
 MOMENTS_FILE = "moments.safetensors"
 
 
@@ -44,6 +39,7 @@ class Keeper:
     Attributes:
         folder: The folder.
         ledger: The ledger.
+        log: Keys and values of each step.
     """
 
     def __init__(self, folder: Path, every: int) -> None:
@@ -57,15 +53,52 @@ class Keeper:
         self.every = every
         self.ledger = Ledger(folder / "ledger.jsonl")
         self.resumed = not self.ledger.lines
-        self._recent: dict[int, StepFactors] = {}
-        self._parts: dict[str, dict[str, Any]] = {}
+        self.log = FactorLog(folder / "factors")
         self._since = 0
         self._saved = 1
+        self._owes = False
 
-    @property
-    def unsaved(self) -> bool:
-        """Whether there are edits that no snapshot has, all of them carried out on the weights at hand."""
-        return self._saved < self.ledger.cursor == len(self.ledger.lines)
+    def promise(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Write what is about to be done; see `fulfilled`.
+
+        Args:
+            lines: Lines of the ledger.
+
+        Raises:
+            ResumeError: What was promised before was not done.
+        """
+        self._check_settled()
+        self.ledger.put(lines)
+        self._owes = True
+
+    def fulfilled(self) -> None:
+        """Note that what the last lines say is done."""
+        self._owes = False
+
+    def _check_settled(self) -> None:
+        if self._owes:
+            raise ResumeError(
+                f"{self.folder}: an error came between the ledger's last line and what it says, so that the model may be neither "
+                "before nor after it; load the unedited model, make a new session with this folder and resume() it."
+            )
+
+    def save_rest(self, session: EditSession) -> None:
+        """Save what the newest snapshot lacks, unless the session is not where its ledger ends.
+
+        Args:
+            session: The session.
+        """
+        lines = self.ledger.lines
+        if not self._saved < self.ledger.cursor == len(lines):
+            return
+        if not self._owes and session.weights_digest() == Replay.of(lines, self.ledger.path).marks[-1].digest:
+            self.snapshot(session)
+        else:
+            logger.warning(
+                "%s: the model is not where the ledger ends; edits since the last snapshot are carried out again when the "
+                "session is resumed",
+                self.folder,
+            )
 
     def begin(self, session: EditSession) -> None:
         """Write the first line, or compare it with that of the session that is gone on with.
@@ -76,6 +109,7 @@ class Keeper:
         Raises:
             ResumeError: The folder holds edits of another session, or they were not resumed.
         """
+        self._check_settled()
         if self.ledger.lines and not self.resumed:
             raise ResumeError(
                 f"{self.folder} holds {len(self.ledger.lines) - 1} ledger lines of edits that this model does not have; call "
@@ -138,7 +172,7 @@ class Keeper:
 
     def factors(self, step: int, factors: StepFactors) -> None:
         """Note what a step wrote."""
-        self._recent[step] = factors
+        self.log.note(step, factors)
         self._since += next(iter(factors.values())).keys.shape[1]
 
     def due(self) -> bool:
@@ -152,18 +186,7 @@ class Keeper:
             session: The session, between two steps.
             ahead: Ledger lines that belong to this state and are not written yet.
         """
-        if self._recent:
-            steps = sorted(self._recent)
-            name = f"steps-{steps[0]:08d}-{steps[-1]:08d}.safetensors"
-            tensors = {
-                f"{step}.{layer}.{kind}": getattr(factors, kind)
-                for step, layers in self._recent.items()
-                for layer, factors in layers.items()
-                for kind in ("keys", "values")
-            }
-            digest = snapshots.write_factors(self.folder / "factors" / name, tensors)
-            self._parts[name] = {"sha256": digest, "steps": steps}
-            self._recent = {}
+        self.log.write()
         self._since = 0
         tensors, values = packed(session)
         drawn, generators = snapshots.random_state(session.em.input_device)
@@ -173,7 +196,7 @@ class Keeper:
             "lines": self.ledger.cursor + ahead,
             "chain": self.ledger.lines[self.ledger.cursor - 1]["chain"],
             "ahead": ahead,
-            "factors": self._parts,
+            "factors": self.log.parts,
         }
         snapshots.write_snapshot(
             self.folder / "snapshots", f"lines-{self.ledger.cursor + ahead:09d}", tensors | drawn, manifest
@@ -200,10 +223,10 @@ class Keeper:
                 if rolled_back_next(self.ledger.lines[lines:]):
                     logger.warning("%s holds a step that is rolled back next; an earlier one is used", path)
                     continue
-                self._parts = manifest["factors"]
+                self.log.parts = manifest["factors"]
                 # Before the session changes: a snapshot without them is not used.
                 snapshots.restore_random_state(tensors, manifest["random"], session.em.input_device)
-                unpack(session, tensors, manifest, self._keys)
+                unpack(session, tensors, manifest, self.log.keys)
             except SnapshotError as error:
                 logger.warning("%s", error)
             except DAMAGED as error:
@@ -211,52 +234,8 @@ class Keeper:
             else:
                 self._saved = max(lines, 1)
                 return lines
-        self._parts = {}
+        self.log.parts = {}
         return 0
-
-    def of_steps(self, steps: Sequence[int]) -> dict[int, StepFactors]:
-        """Read the factors of steps.
-
-        Args:
-            steps: Their numbers.
-
-        Returns:
-            Step -> layer -> factors.
-
-        Raises:
-            SnapshotError: A part of the log is damaged or gone.
-        """
-        wanted, found = set(steps), dict(self._recent)
-        for name, part in self._parts.items():
-            if not wanted.intersection(part["steps"]):
-                continue
-            tensors = snapshots.read_factors(self.folder / "factors" / Path(name).name, part["sha256"])
-            try:
-                for step in wanted.intersection(part["steps"]):
-                    prefix = f"{step}."
-                    layers = sorted({int(key.split(".")[1]) for key in tensors if key.startswith(prefix)})
-                    found[step] = {
-                        layer: Factors(tensors[f"{step}.{layer}.keys"], tensors[f"{step}.{layer}.values"])
-                        for layer in layers
-                    }
-            except (LookupError, ValueError) as error:
-                raise SnapshotError(
-                    f"{self.folder / 'factors' / name} holds something else than factors; restore it."
-                ) from error
-        missing = wanted - found.keys()
-        if missing:
-            raise SnapshotError(f"{self.folder}: the factors of step {min(missing)} are gone; restore the folder.")
-        return {step: found[step] for step in sorted(wanted)}
-
-    def _keys(self, history: History) -> dict[int, Tensor]:
-        """Collect the keys of all edits that count, in order: layer -> `(d_in, t)`."""
-        counting = history.counting()
-        columns: dict[int, list[Tensor]] = {}
-        for step, layers in self.of_steps(sorted({entry.step for entry in counting})).items():
-            stay = [entry.column for entry in counting if entry.step == step]
-            for layer, factors in layers.items():
-                columns.setdefault(layer, []).append(factors.keys[:, stay])
-        return {layer: torch.cat(parts, 1) for layer, parts in columns.items()}
 
 
 def _subject(session: EditSession) -> dict[str, Any]:

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from nas_plugin.errors import UndoError
 from nas_plugin.history import History
+from nas_plugin.interrupts import uninterrupted
 from nas_plugin.keep.ledger import UNDO
 from nas_plugin.write.editor import LayerEditor
 
 if TYPE_CHECKING:
-    from nas_plugin.keep.keeper import StepFactors
+    from nas_plugin.keep.factor_log import StepFactors
     from nas_plugin.session import EditSession
 
 
@@ -43,17 +44,19 @@ def undo(session: EditSession, ids: Sequence[str]) -> None:
     for entry in history.counting():
         if entry.column is not None:
             columns.setdefault(entry.step, []).append(entry.column)
-    steps = session.keeper.of_steps(sorted(columns))
+    steps = session.keeper.log.of_steps(sorted(columns))
     rebuilt = {layer: _again(session, layer, steps, columns) for layer in session.em.layers}
     masters = {layer: matrix for layer, (matrix, _) in rebuilt.items()}
     editors = {layer: editor for layer, (_, editor) in rebuilt.items()}
     served = {layer: editors[layer].view(matrix) for layer, matrix in masters.items()}
     session.weights.check_finite(served)
     after = {"weights": session.weights_digest(served), "norm_after": session.weights.total_of(served)}
-    session.keeper.ledger.put([{"event": UNDO, "ids": chosen, **after}])
-    session.weights.put(masters, served)
-    session.editors, session.history = editors, history
-    session.forget_rollback()
+    with uninterrupted():
+        session.keeper.promise([{"event": UNDO, "ids": chosen, **after}])
+        session.weights.put(masters, served)
+        session.editors, session.history = editors, history
+        session.forget_rollback()
+        session.keeper.fulfilled()
 
 
 def standing(history: History, name: str) -> str:

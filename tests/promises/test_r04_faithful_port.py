@@ -51,7 +51,7 @@ def compared(session: EditSession, expected: dict[str, Any]) -> dict[str, float]
     before = dict(session.weights.current())
     session.edit(oracle.REQUESTS)
     assert session.keeper is not None
-    factors = session.keeper.of_steps([1])[1]
+    factors = session.keeper.log.of_steps([1])[1]
     for layer in oracle.LAYERS:
         change = session.weights.current()[layer] - before[layer]
         found[f"keys of layer {layer}"] = cosine(factors[layer].keys.T, expected["keys"][str(layer)])

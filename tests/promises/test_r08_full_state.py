@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -176,3 +179,71 @@ def test_closing_saves_nothing_of_another_session(tmp_path: Path) -> None:
     with kept(None) as session:
         session.edit(stream(1))
     assert not (tmp_path / "snapshots").exists() and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("interrupted", ["history.add", "weights.commit", "done", "keeper.factors"])
+def test_interrupted_between_a_line_and_what_it_says(
+    interrupted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = kept(tmp_path / "whole")
+    for request in stream(4):
+        wanted.edit(request)
+    with pytest.raises(KeyboardInterrupt), kept(tmp_path / "kept") as session:
+        for request in stream(3):
+            session.edit(request)
+        owner, _, name = interrupted.rpartition(".")
+        at = attrgetter(owner)(session) if owner else session
+        monkeypatch.setattr(at, name, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        session.edit(stream(4)[3])
+    assert "not where the ledger ends" in caplog.text and not (tmp_path / "kept" / "snapshots").exists()
+    for act in (lambda: session.edit(stream(5)[4]), lambda: session.undo("0"), session.revert):
+        with pytest.raises(ResumeError, match="an error came between"):
+            act()
+    resumed = kept(tmp_path / "kept")
+    assert resumed.resume() == 4 and same_state(wanted, resumed)
+
+
+def test_weights_that_somebody_changed_are_not_saved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with kept(tmp_path) as session:
+        session.edit(stream(1))
+        with torch.no_grad():
+            session.em.weight(0).mul_(1.01)
+    assert "not where the ledger ends" in caplog.text and not (tmp_path / "snapshots").exists()
+
+
+@pytest.mark.parametrize(
+    ("act", "keep"),
+    [(act, keep) for act in ("edit", "rollback", "undo", "revert") for keep in (True, False) if keep or act != "undo"],
+)
+def test_control_c_waits_where_half_a_change_would_be_left(
+    act: str, keep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal comes while the weights are being changed, when the ledger has said so already."""
+    wanted, session = (kept(tmp_path / name if keep else None) for name in ("wanted", "kept"))
+    acts = {
+        "edit": lambda one: one.edit(stream(4)[3]),
+        "rollback": lambda one: one.rollback(),
+        "undo": lambda one: one.undo("1"),
+        "revert": lambda one: one.revert(),
+    }
+    for request in stream(3):
+        wanted.edit(request)
+        session.edit(request)
+    acts[act](wanted)
+    close = session.weights.close
+
+    def interrupted() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        close()
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(session.weights, "close", interrupted)
+        acts[act](session)
+    assert same_state(wanted, session)
+    for one in (wanted, session):
+        one.edit(stream(6)[5])
+    assert same_state(wanted, session)
+    if keep:
+        resumed = kept(tmp_path / "kept")
+        resumed.resume()
+        assert same_state(wanted, resumed)
