@@ -264,10 +264,12 @@ def test_a_flipped_byte_in_the_ledger(copy: Path, place: float) -> None:
 
 
 @pytest.mark.parametrize("place", [0.0, 0.5, 0.999])
-@pytest.mark.parametrize("kind", ["state.safetensors", "manifest.json", "factors"])
+@pytest.mark.parametrize("kind", ["state.safetensors", "manifest.json", "factors", "moments"])
 def test_a_flipped_byte_in_another_file(copy: Path, kind: str, place: float) -> None:
     if kind == "factors":
         path = next((copy / "factors").iterdir())
+    elif kind == "moments":
+        path = copy / "moments.safetensors"
     else:
         path = copy / "snapshots" / names(copy / "snapshots")[0] / kind
     flip(path, place)

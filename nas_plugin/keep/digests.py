@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+MOMENTS_FILE = "moments.safetensors"
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ROWS = 512
 _FACTOR, _START = 6364136223846793005, 1442695040888963407
@@ -31,6 +32,18 @@ def weights_digest(parameters: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}|{tuple(matrix.shape)}|{matrix.dtype}".encode())
         digest.update(_row_sums(matrix.reshape(len(matrix), -1)).to("cpu").numpy().tobytes())
     return digest.hexdigest()
+
+
+def moments_digest(matrices: Mapping[int, Tensor]) -> str:
+    """Hash second moments, which a ledger names by that.
+
+    Args:
+        matrices: Layer -> matrix.
+
+    Returns:
+        The digest as hex.
+    """
+    return weights_digest({str(layer): matrix for layer, matrix in matrices.items()})
 
 
 def _row_sums(matrix: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nas_plugin.anchor import Anchor
 from nas_plugin.errors import ResumeError, SnapshotError
 from nas_plugin.keep import snapshots
-from nas_plugin.keep.digests import weights_digest
+from nas_plugin.keep.digests import MOMENTS_FILE, moments_digest
 from nas_plugin.keep.factor_log import FactorLog, StepFactors
 from nas_plugin.keep.fitting import fitting
 from nas_plugin.keep.ledger import BEGIN, FORMAT, Ledger, plain
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from nas_plugin.session import EditSession
 
 logger = logging.getLogger(__name__)
-
-MOMENTS_FILE = "moments.safetensors"
 
 
 class Keeper:
@@ -257,6 +255,6 @@ def _measured(session: EditSession) -> dict[str, Any]:
     foundation = session.foundation
     return {
         "contexts": foundation.contexts.to_values(),
-        "moments": weights_digest({str(layer): matrix for layer, matrix in foundation.moments.matrices.items()}),
+        "moments": moments_digest(foundation.moments.matrices),
         "anchor": None if foundation.anchor is None else asdict(foundation.anchor),
     }

@@ -11,12 +11,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from nas_plugin.errors import LedgerError, ModelError, SnapshotError
+from nas_plugin.errors import LedgerError, ModelError, SnapshotError, StatisticsError
 from nas_plugin.keep import snapshots
-from nas_plugin.keep.digests import weights_digest
+from nas_plugin.keep.digests import MOMENTS_FILE, moments_digest, weights_digest
 from nas_plugin.keep.fitting import fitting
 from nas_plugin.keep.log import Log
 from nas_plugin.keep.replay import Replay
+from nas_plugin.locate.moments import SecondMoments
 from nas_plugin.reading import short
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -32,7 +33,7 @@ def verify(log: Log) -> list[str]:
         What was checked, piece by piece.
 
     Raises:
-        SnapshotError: A snapshot or a file of factors is damaged, gone, or does not fit the ledger.
+        SnapshotError: A snapshot, a file of factors or the second moments are damaged, gone, or do not fit the ledger.
     """
     ledger, folder = log.ledger, log.folder / "snapshots"
     checked = [f"{len(ledger.lines)} ledger lines, chained to {ledger.chain[:12]}"]
@@ -50,6 +51,8 @@ def verify(log: Log) -> list[str]:
         newest = manifest if newest is None else newest
     if newest is not None:
         checked.append(_check_factors(log, newest))
+    if (log.folder / MOMENTS_FILE).exists():
+        checked.append(_check_moments(log))
     return checked
 
 
@@ -130,6 +133,28 @@ def _check_weights(path: Path, tensors: Mapping[str, Tensor], names: list[str], 
             f"the weights in {path} do not have the digest {wanted[:12]} that the ledger says; remove it: "
             f"{snapshots.WITHOUT_IT}"
         )
+
+
+def _check_moments(log: Log) -> str:
+    """Check the second moments that a kept folder holds.
+
+    Returns:
+        What was checked.
+
+    Raises:
+        SnapshotError: They are damaged, or not those that the session was begun with.
+    """
+    path, wanted = log.folder / MOMENTS_FILE, str(log.ledger.lines[0].get("moments"))
+    try:
+        digest = moments_digest(SecondMoments.load(path).matrices)
+    except StatisticsError as error:
+        raise SnapshotError(f"{error.message} Remove the file: they are then measured again.") from error
+    if digest != wanted:
+        raise SnapshotError(
+            f"{path} has the digest {digest[:12]}, the ledger begins with {wanted[:12]}; remove it: the second moments are then "
+            "measured again."
+        )
+    return "the second moments"
 
 
 def _digests(matrices: Mapping[str, Tensor]) -> Iterator[str]:
