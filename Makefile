@@ -16,7 +16,7 @@ help:
 	@echo "make test-tf4    the test suite on the oldest supported transformers"
 	@echo "make docs        the documentation as a site, into site/; a warning is an error"
 	@echo "make bench       measured ratios against the references, into benchmarks/results (hours; see benchmarks/README.md)"
-	@echo "make endurance   2,000 edits killed five times against the same uninterrupted, bit for bit (about half an hour)"
+	@echo "make endurance   2,000 edits killed five times against the same uninterrupted, bit for bit (some ten minutes)"
 	@echo "make lint        style and types"
 	@echo "make format      rewrite the files in the house style"
 	@echo "make wheel-test  build the wheel, install it in an empty environment, check what it carries"
