@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nas_plugin.easyedit import Preloaded, commit_edits, register, unregister
+    from nas_plugin.easyedit import Preloaded, commit_edits, register, session_of, unregister
     from nas_plugin.hparams import (
         NASAlphaEditHparams,
         NASENCOREHparams,
@@ -52,6 +52,7 @@ __all__ = [
     "load_edits",
     "push_to_hub",
     "register",
+    "session_of",
     "unregister",
 ]
 
@@ -72,6 +73,7 @@ _HOMES = {
     "load_edits": "nas_plugin.keep.edits",
     "push_to_hub": "nas_plugin.share.hub",
     "register": "nas_plugin.easyedit",
+    "session_of": "nas_plugin.easyedit",
     "unregister": "nas_plugin.easyedit",
 }
 

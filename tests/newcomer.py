@@ -55,7 +55,7 @@ def easyedit() -> None:
     sys.path.insert(0, str(Path(__file__).parent / "easyedit"))
     from cpu_redirect import accelerators_are_cpu
 
-    from nas_plugin import NASAlphaEditHparams, Preloaded, commit_edits
+    from nas_plugin import NASAlphaEditHparams, Preloaded, apply_edits, commit_edits, export_edits, session_of
     from nas_plugin.demo import load_demo
     from nas_plugin.easyedit.host import load_host
     from nas_plugin.evaluation.streams import load_stream
@@ -78,6 +78,10 @@ def easyedit() -> None:
         _check("the edit takes in EasyEdit's own measure", float(metrics[0]["post"]["rewrite_acc"][0]), 1.0, 0.0)
         report = commit_edits(editor, [second])
         _check("an edit committed without EasyEdit's evaluation", float(report.committed), 1.0, 0.0)
+        export_edits(session_of(editor), "from-easyedit", "edits")
+        applied = apply_edits(load_demo()[0], "from-easyedit")
+        _check("edits exported from EasyEdit and read again, bit for bit", float(applied.exact), 1.0, 0.0)
+        _check("how many", float(applied.about.edits), 2.0, 0.0)
 
 
 def edit(kept: str, count: str) -> None:

@@ -9,17 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nas_plugin.easyedit.commit import CommitReport, commit_edits
+    from nas_plugin.easyedit.commit import CommitReport, commit_edits, session_of
     from nas_plugin.easyedit.preloaded import Preloaded
     from nas_plugin.easyedit.registry import register, unregister
 
-__all__ = ["CommitReport", "Preloaded", "commit_edits", "register", "unregister"]
+__all__ = ["CommitReport", "Preloaded", "commit_edits", "register", "session_of", "unregister"]
 
 _ROOM = {
     "CommitReport": "commit",
     "Preloaded": "preloaded",
     "commit_edits": "commit",
     "register": "registry",
+    "session_of": "commit",
     "unregister": "registry",
 }
 

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nas_plugin.easyedit.adapter import adapter_of
+from nas_plugin.easyedit.adapter import Adapter, adapter_of
 from nas_plugin.errors import HparamsError
 from nas_plugin.request import as_requests
 
 if TYPE_CHECKING:
     from nas_plugin.report import EditReport, StepReport
     from nas_plugin.request import EditRequest
+    from nas_plugin.session import EditSession
 
 LOG = logging.getLogger(__name__)
 
@@ -72,11 +73,7 @@ def commit_edits(
     Raises:
         HparamsError: The editor has another method, or the batch size is not a positive whole number.
     """
-    adapter = adapter_of(getattr(editor, "apply_algo", None))
-    if adapter is None:
-        raise HparamsError(
-            f"commit_edits works with the methods of nas_plugin, not with {getattr(editor, 'alg_name', type(editor).__name__)}."
-        )
+    adapter = _adapter(editor)
     size = editor.hparams.batch_size if batch_size is None else batch_size
     if not isinstance(size, int) or size < 1:
         raise HparamsError(f"batch_size: {size!r} must be a whole number, 1 or more.")
@@ -95,3 +92,29 @@ def commit_edits(
         )
         raise
     return CommitReport(tuple(steps), session.state_of_weights() == "unchanged")
+
+
+def session_of(editor: Any) -> EditSession:
+    """Return the session that an EasyEdit editor's edits go through: to undo, revert, save or export them, or to close it.
+
+    Args:
+        editor: A `BaseEditor` with hyperparameters of one of the NAS classes.
+
+    Returns:
+        The session; a new one where the editor has made no edit yet.
+
+    Raises:
+        HparamsError: The editor has another method.
+        EditedModelError: The model holds edits of another session.
+    """
+    return _adapter(editor).session(editor.model, editor.tok, editor.hparams)
+
+
+def _adapter(editor: Any) -> Adapter:
+    adapter = adapter_of(getattr(editor, "apply_algo", None))
+    if adapter is None:
+        raise HparamsError(
+            f"{getattr(editor, 'alg_name', type(editor).__name__)} is no method of nas_plugin; make the editor with "
+            "hyperparameters of one of its classes, such as NASMEMITHparams."
+        )
+    return adapter

@@ -12,16 +12,14 @@ import torch
 from easyedit_support import PEOPLE, REQUESTS, changed, columns, make_model, make_tokenizer, restoring, staying, weights
 
 from nas_plugin.easyedit.adapter import adapter_of
-from nas_plugin.easyedit.commit import commit_edits
+from nas_plugin.easyedit.commit import commit_edits, session_of
 from nas_plugin.easyedit.preloaded import Preloaded
 from nas_plugin.easyedit.records import ModelRecord
 from nas_plugin.errors import EditedModelError, HparamsError, RequestError
+from nas_plugin.share.apply import apply_edits
+from nas_plugin.share.export import export_edits
 
 pytestmark = pytest.mark.contract
-
-
-def session_of(editor: Any) -> Any:
-    return adapter_of(editor.apply_algo).session(editor.model, editor.tok, editor.hparams)
 
 
 def test_a_single_edit_is_measured_and_taken_back(host_on_cpu, pair, settings, caplog) -> None:
@@ -193,6 +191,24 @@ def test_commit_edits_stay(host_on_cpu, pair, settings) -> None:
     assert [edit.request.subject for edit in report.edits] == list(PEOPLE[: len(REQUESTS)])
     assert changed(before, editor.model) != set()
     assert commit_edits(editor, REQUESTS[0]).committed
+
+
+def test_the_session_of_an_editor(host_on_cpu, pair, settings, tmp_path) -> None:
+    editor = host_on_cpu.BaseEditor.from_hparams(settings(model_name=pair, keep_dir=str(tmp_path / "kept")))
+    before = weights(pair.model)
+    commit_edits(editor, REQUESTS)
+    session = session_of(editor)
+    assert session is session_of(editor) and session.model is editor.model and session.steps == len(REQUESTS)
+    session.undo(session.history.entries[0].id)
+    done = export_edits(session, tmp_path / "shared", "edits")
+    edited = weights(pair.model)
+    session.close()
+    session.revert()
+    assert changed(before, editor.model) == set()
+    assert apply_edits(editor.model, done.folder).about.edits == len(REQUESTS) - 1
+    assert changed(edited, editor.model) == set()
+    with pytest.raises(HparamsError, match=r"object is no method of nas_plugin"):
+        session_of(object())
 
 
 def test_commit_edits_checks_all_requests_first(host_on_cpu, pair, settings) -> None:
