@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,8 +18,6 @@ from nas_plugin.locate.stored import moments_for
 from nas_plugin.model.editable import EditableModel
 from nas_plugin.parallel import ALONE, Group
 from nas_plugin.request import EditRequest, as_requests
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

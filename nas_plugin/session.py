@@ -15,9 +15,9 @@ from nas_plugin.editors import make_editors
 from nas_plugin.errors import EditedModelError
 from nas_plugin.following import follow
 from nas_plugin.foundation import Foundation, Given, lay_foundation
-from nas_plugin.interrupts import uninterrupted
 from nas_plugin.keep import Keeper, undo
 from nas_plugin.keep.edits import save_edits
+from nas_plugin.keep.keeper import noted
 from nas_plugin.keep.ledger import REVERT, ROLLBACK
 from nas_plugin.keep.resume import resume
 from nas_plugin.locate.contexts import ContextTemplates
@@ -250,22 +250,16 @@ class EditSession(Standing):
         """Take the last step back: weights and state, bit for bit. A second call in a row has no effect."""
         if self._snapshots is None:
             return
-        with uninterrupted():
-            if self.keeper is not None:
-                self.keeper.promise([{"event": ROLLBACK, "step": self.history.steps}])
+        with noted(self.keeper, [{"event": ROLLBACK, "step": self.history.steps}]):
             self.take_back()
-            if self.keeper is not None:
-                self.keeper.fulfilled()
 
     def revert(self) -> None:
         """Go back to before the first edit: weights, bit for bit, and state."""
-        with uninterrupted():
-            if self.keeper is not None and self._foundation is not None:
-                self.keeper.begin(self)
-                self.keeper.promise([{"event": REVERT}])
+        keeper = self.keeper if self._foundation is not None else None
+        if keeper is not None:
+            keeper.begin(self)
+        with noted(keeper, [{"event": REVERT}]):
             self.restart(None)
-            if self.keeper is not None:
-                self.keeper.fulfilled()
 
     def save_edits(self, path: str | Path) -> None:
         """Write the edited parameters, and nothing else, to a safetensors file that `nas_plugin.load_edits` reads."""

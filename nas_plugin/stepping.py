@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from nas_plugin.admission import STOP, Item
 from nas_plugin.anchor import AnchoredTargets, anchored
 from nas_plugin.errors import NonFiniteError, NormAlarmError
 from nas_plugin.history import entry_of, fact_of
-from nas_plugin.interrupts import uninterrupted
+from nas_plugin.keep.keeper import noted
 from nas_plugin.keep.ledger import EDIT
 from nas_plugin.report import KNOWN, REJECTED, SKIPPED, WRITTEN, EditReport, StepReport
 from nas_plugin.request import EditRequest
@@ -45,21 +46,18 @@ def carry_out(session: EditSession, items: Sequence[Item], started: float) -> St
     """
     step = _Step(session, items)
     todo = [item for item in items if item.status == WRITTEN]
-    try:
-        if todo:
-            try:
-                step.write(todo)
-            except NonFiniteError as error:
-                if session.on_reject == STOP:
-                    raise
-                step.refuse(todo, error.message)
-        seconds = time.perf_counter() - started
-        step.agree()
-        lines = step.lines(seconds)
-    except BaseException:
-        step.take_back()
-        raise
-    with uninterrupted():
+    with ExitStack() as doing:
+        try:
+            if todo:
+                step.attempt(todo)
+            seconds = time.perf_counter() - started
+            step.agree()
+            lines = step.lines(seconds)
+            # Before the weights change: what is written is in the ledger, whatever happens next.
+            doing.enter_context(noted(session.keeper, lines))
+        except BaseException:
+            step.take_back()
+            raise
         step.commit(lines)
     step.snapshot()
     return StepReport(tuple(step.report(item) for item in items), session.weights.total_ratio(), seconds, session.steps)
@@ -83,6 +81,15 @@ class _Step:
         self.factors: dict[int, Factors] = {}
         self.numbers: dict[int, dict[str, Any]] = {}
         self.columns: dict[int, int] = {}
+
+    def attempt(self, todo: Sequence[Item]) -> None:
+        """Solve and write; what comes out not finite is rejected as a whole, unless that stops the session."""
+        try:
+            self.write(todo)
+        except NonFiniteError as error:
+            if self.session.on_reject == STOP:
+                raise
+            self.refuse(todo, error.message)
 
     def write(self, todo: Sequence[Item]) -> None:
         """Solve and write; the weights of the model are intermediate ones afterwards."""
@@ -192,15 +199,8 @@ class _Step:
         self.columns, self.numbers, self.factors = {}, {}, {}
 
     def commit(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Write the ledger's lines, and make the step part of the session."""
-        session, keeper = self.session, self.session.keeper if lines else None
-        if keeper is not None:
-            try:
-                # Before the weights change: what is written is in the ledger, whatever happens next.
-                keeper.promise(lines)
-            except BaseException:
-                self.take_back()
-                raise
+        """Make the step part of the session."""
+        session = self.session
         entries = [entry_of(line) for line in lines]
         session.history.add(entries)
         if self.masters is not None:
@@ -209,10 +209,8 @@ class _Step:
                 self.snapshots,
                 [entry.id for entry in entries],
             )
-        if keeper is not None:
-            if self.factors:
-                keeper.factors(self.number, self.factors)
-            keeper.fulfilled()
+        if session.keeper is not None and self.factors:
+            session.keeper.factors(self.number, self.factors)
 
     def snapshot(self) -> None:
         """Save the session if it is time to; not while a ledger is carried out again."""

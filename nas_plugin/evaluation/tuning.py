@@ -5,7 +5,6 @@ One number is changed at a time: layers first, at the file's learning rate; then
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,8 +25,6 @@ from nas_plugin.hparams.limits import check_values
 from nas_plugin.locate.moments import SecondMoments
 from nas_plugin.locate.stored import moments_for
 from nas_plugin.session import EditSession
-
-logger = logging.getLogger(__name__)
 
 # Where published bands begin, as a share of the depth (Llama 3 8B 4 of 32, Qwen2.5 7B 7 of 28, GPT-2 XL 13 of 48), and one later.
 _STARTS = (1 / 8, 1 / 4, 3 / 8)

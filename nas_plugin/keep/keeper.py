@@ -7,13 +7,15 @@ the factor log: keys and values of each step, of which `undo` and the histories 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_plugin.anchor import Anchor
 from nas_plugin.errors import ResumeError, SnapshotError
+from nas_plugin.interrupts import uninterrupted
 from nas_plugin.keep import snapshots
 from nas_plugin.keep.digests import MOMENTS_FILE, moments_digest
 from nas_plugin.keep.factor_log import FactorLog, StepFactors
@@ -57,7 +59,7 @@ class Keeper:
         self._owes = False
 
     def promise(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Write what is about to be done; see `fulfilled`.
+        """Write what is about to be done; see `noted`.
 
         Args:
             lines: Lines of the ledger.
@@ -115,8 +117,9 @@ class Keeper:
             )
         if self.ledger.cursor == 0:
             write_hparams(session, self.folder)
-            if session.hparams.stats_dir is None:
-                # Measured again, with another number of threads say, they would differ in their last bits and be refused.
+            if session.hparams.stats_dir is None or session.given.moments is not None:
+                # They lie in no file of `stats_dir`; measured again, with another number of threads say, they would differ in
+                # their last bits and be refused.
                 session.foundation.moments.save(self.folder / MOMENTS_FILE)
             self.ledger.put([{**_subject(session), **_measured(session)}])
 
@@ -234,6 +237,28 @@ class Keeper:
                 return lines
         self.log.parts = {}
         return 0
+
+
+@contextmanager
+def noted(keeper: Keeper | None, lines: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    """Write into the ledger what the block does, before it is done; an interrupt waits until both are.
+
+    If the block fails, the keeper refuses to go on: ledger and model no longer agree.
+
+    Args:
+        keeper: Of the session; None keeps nothing.
+        lines: Lines of the ledger; none where nothing is to be told.
+
+    Yields:
+        Nothing.
+    """
+    with uninterrupted():
+        if keeper is None or not lines:
+            yield
+            return
+        keeper.promise(lines)
+        yield
+        keeper.fulfilled()
 
 
 def _subject(session: EditSession) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nas_plugin.errors import UndoError
 from nas_plugin.history import History
-from nas_plugin.interrupts import uninterrupted
+from nas_plugin.keep.keeper import noted
 from nas_plugin.keep.ledger import UNDO
 from nas_plugin.write.editor import LayerEditor
 
@@ -51,12 +51,10 @@ def undo(session: EditSession, ids: Sequence[str]) -> None:
     served = {layer: editors[layer].view(matrix) for layer, matrix in masters.items()}
     session.weights.check_finite(served)
     after = {"weights": session.weights_digest(served), "norm_after": session.weights.total_of(served)}
-    with uninterrupted():
-        session.keeper.promise([{"event": UNDO, "ids": chosen, **after}])
+    with noted(session.keeper, [{"event": UNDO, "ids": chosen, **after}]):
         session.weights.put(masters, served)
         session.editors, session.history = editors, history
         session.forget_rollback()
-        session.keeper.fulfilled()
 
 
 def standing(history: History, name: str) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,8 +19,6 @@ from torch import Tensor
 from nas_plugin.errors import NonFiniteError, StatisticsError
 from nas_plugin.files import read_tensors, write_tensors
 from nas_plugin.model.editable import EditableModel
-
-logger = logging.getLogger(__name__)
 
 _FORMAT = "nas-plugin-second-moments-1"
 _LAYER, _COUNT = re.compile(r"layer\.(0|[1-9][0-9]{0,8})"), re.compile(r"[0-9]{1,18}")

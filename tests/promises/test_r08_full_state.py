@@ -120,13 +120,24 @@ def test_contexts_and_anchor_are_taken_from_the_ledger(tmp_path: Path, monkeypat
     assert same_state(first, second)
 
 
+def measuring(folder: Path, moments: SecondMoments | None = None, **settings: object) -> EditSession:
+    """A kept session that takes its second moments over a text, unless it is given some."""
+    hparams = tiny_hparams("MEMIT", layers=[0], v_num_grad_steps=3, use_nas=False, mom2_n_tokens=None, **settings)
+    hparams.mom2_dataset = [request["prompt"].format(request["subject"]) for request in stream(36)]
+    return EditSession(
+        build_model("gpt2"),
+        build_tokenizer(),
+        hparams,
+        contexts=TEMPLATES,
+        moments=moments,
+        progress=False,
+        keep=folder,
+    )
+
+
 def test_moments_lie_in_the_folder_where_no_statistics_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def session(**settings: object) -> EditSession:
-        hparams = tiny_hparams("MEMIT", layers=[0], v_num_grad_steps=3, use_nas=False, mom2_n_tokens=None, **settings)
-        hparams.mom2_dataset = [request["prompt"].format(request["subject"]) for request in stream(36)]
-        return EditSession(
-            build_model("gpt2"), build_tokenizer(), hparams, contexts=TEMPLATES, progress=False, keep=tmp_path / "kept"
-        )
+    def session() -> EditSession:
+        return measuring(tmp_path / "kept")
 
     first = session()
     for request in stream(3):
@@ -147,9 +158,19 @@ def test_moments_lie_in_the_folder_where_no_statistics_do(tmp_path: Path, monkey
 
 
 def test_statistics_on_disk_are_not_written_twice(tmp_path: Path) -> None:
-    session = kept(tmp_path / "kept", stats_dir=str(tmp_path / "stats"))
-    session.edit(stream(1))
+    settings = {"stats_dir": str(tmp_path / "stats")}
+    measuring(tmp_path / "kept", **settings).edit(stream(1))
     assert not (tmp_path / "kept" / "moments.safetensors").exists()
+    assert measuring(tmp_path / "kept", **settings).resume() == 1
+
+
+def test_given_moments_lie_in_the_folder_whatever_statistics_say(tmp_path: Path) -> None:
+    settings = {"stats_dir": str(tmp_path / "stats")}
+    theirs = moments("gpt2", (0,), torch.float32, 0)
+    first = measuring(tmp_path / "kept", theirs, **settings)
+    first.edit(stream(1))
+    second = measuring(tmp_path / "kept", **settings)
+    assert second.resume() == 1 and same_state(first, second)
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import re
 import time
@@ -31,8 +30,6 @@ from nas_plugin.evaluation.runner.writers import entry
 from nas_plugin.model.fingerprint import weights_fingerprint
 from nas_plugin.parallel import ALONE
 from nas_plugin.request import EditRequest
-
-logger = logging.getLogger(__name__)
 
 # EasyEdit's own seed, and the sides on which it pads.
 _SEED = 42
